@@ -1,0 +1,54 @@
+# On Debian or Raspberry Pi OS with git, make and python3 nothing else has to be there beforehand.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+PYZ := build/pibot.pyz
+TEST_PACKAGES := mosquitto mosquitto-clients
+SOURCES := $(shell find src -type f ! -name '*.pyc')
+LOCKS := $(wildcard requirements/*.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv pyz demo test test-llm lint bench clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+venv: $(READY) ## .venv with the locked packages and PiBot itself
+
+pyz: $(PYZ) ## build/pibot.pyz for this machine
+
+demo: pyz ## a broker, a master and two workers on this machine, then a prompt
+	@if [ -t 0 ]; then $(PYZ) demo; else $(PYZ) demo --once; fi
+
+test: lint pyz ## everything that CI checks
+	@build/apt-need $(TEST_PACKAGES)
+	$(PY) -m pytest -q
+
+test-llm: pyz ## the tests that talk to a real model
+	$(PY) -m pytest -q -m llm
+
+lint: venv ## formatting, style and types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy --strict
+
+bench: pyz ## the benchmarks
+	$(PY) bench/run.py
+
+clean: ## remove what was built
+	rm -rf $(VENV) build/stage build/*.pyz dist .mypy_cache .ruff_cache .pytest_cache
+
+$(PYZ): $(READY) build/make_pyz.py build/pyz_main.py $(SOURCES)
+	@$(PY) build/make_pyz.py
+
+$(READY): $(LOCKS) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 9) or sys.exit("PiBot needs Python 3.9 or newer.")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || build/apt-need python3-venv
+	@test -x $(VENV)/bin/pip || $(PYTHON) -m venv $(VENV)
+	@echo "Installing the locked packages into $(VENV)" >&2
+	@run=$$($(PY) -c 'import sys; print("py310" if sys.version_info >= (3, 10) else "py39")') && \
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps \
+	    -r requirements/run-$$run.txt -r requirements/dev.txt && \
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

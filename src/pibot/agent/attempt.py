@@ -1,0 +1,138 @@
+"""One attempt, from its assignment to its result: a skill by name, or the agent loop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping
+
+from pibot.agent import loop
+from pibot.agent.model import Model, Usage
+from pibot.agent.tools import Context, Toolbox
+from pibot.errors import ModelError
+from pibot.messages import Assign, Result
+
+TRACE_STEPS = 200
+Step = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What attempts on this worker have in common. `model()` raises ModelError without one."""
+
+    toolbox: Toolbox
+    model: Callable[[], Model]
+    soul: str
+    allow_shell: bool
+    workspaces: Path
+
+
+@dataclass
+class Attempt:
+    """Runs in a thread of its own; `interrupt` stops it at the next opportunity."""
+
+    assign: Assign
+    tools: Tools
+    on_step: Callable[[Step], None]
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    trace: List[Step] = field(default_factory=list)
+
+    def interrupt(self) -> None:
+        self.cancelled.set()
+
+    def run(self) -> Result:
+        """Do it; whatever happens comes back as a Result."""
+        deadline = time.monotonic() + self.assign.ttl_ms / 1000
+        try:
+            ctx = self._context(deadline)
+            outcome = self._skill(ctx) if self.assign.spec.get("skill") else self._agent(ctx)
+        except ModelError as error:
+            outcome = _failure(str(error))
+        except OSError as error:
+            outcome = _failure(f"the workspace cannot be used: {error}")
+        return self._result(outcome, time.monotonic() >= deadline)
+
+    def _context(self, deadline: float) -> Context:
+        workspace = self.tools.workspaces / self.assign.task
+        workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Context(
+            workspace=workspace,
+            cancelled=self.cancelled,
+            deadline=deadline,
+            key=f"{self.assign.task}:0",
+            allow_shell=self.tools.allow_shell,
+            on_output=lambda text: self.on_step({"kind": "output", "text": text[:400]}),
+        )
+
+    def _skill(self, ctx: Context) -> loop.Outcome:
+        """The skill itself, with as much time as the task has."""
+        spec = self.assign.spec
+        args = spec.get("args")
+        done = self.tools.toolbox.call(
+            str(spec["skill"]), args if isinstance(args, dict) else {}, ctx
+        )
+        error = None if done.success else done.output
+        return loop.Outcome(done.success, done.data, done.output, error, Usage(), 1)
+
+    def _agent(self, ctx: Context) -> loop.Outcome:
+        spec = self.assign.spec
+        job = loop.Job(
+            task=self.assign.task,
+            goal=str(spec.get("goal", "")),
+            context=str(spec.get("context", "")),
+            skills=tuple(str(s) for s in spec.get("skills") or ()),
+            acceptance=str(spec.get("acceptance", "")),
+        )
+        return loop.run(
+            job,
+            model=self.tools.model(),
+            toolbox=self.tools.toolbox,
+            soul=self.tools.soul,
+            limits=loop.Limits(),
+            ctx=ctx,
+            on_step=self._step,
+        )
+
+    def _step(self, step: Step) -> None:
+        if len(self.trace) < TRACE_STEPS:
+            self.trace.append(dict(step))
+        self.on_step(step)
+
+    def _result(self, outcome: loop.Outcome, late: bool) -> Result:
+        result: Dict[str, Any] = {
+            "success": outcome.success,
+            "data": dict(outcome.data),
+            "output": outcome.output,
+        }
+        state, error = "succeeded", None
+        if not outcome.success:
+            state = "cancelled" if self.cancelled.is_set() else "timed_out" if late else "failed"
+            error = outcome.error or outcome.output or state
+        usage = outcome.usage.to_json()
+        return Result(
+            self.assign.task, self.assign.att, state, result, error, usage, list(self.trace)
+        )
+
+
+def _failure(why: str) -> loop.Outcome:
+    return loop.Outcome(False, {}, why, why, Usage(), 0)
+
+
+def no_model() -> Model:
+    raise ModelError("this worker has no model: set VOLC_API_KEY in its .env")
+
+
+def lazily(make: Callable[[], Model]) -> Callable[[], Model]:
+    """Make the model when the first attempt needs it, and keep it."""
+    lock = threading.Lock()
+    made: List[Model] = []
+
+    def get() -> Model:
+        with lock:
+            if not made:
+                made.append(make())
+            return made[0]
+
+    return get

@@ -1,0 +1,96 @@
+"""Tool calls that a weak model prints as text instead of making them.
+
+Only what cannot be meant otherwise counts: the shape of a call (a name of the given tools and
+its arguments as an object) and nothing else beside it, inside a tag or a fence or as the whole
+message. Ordinary JSON in an answer stays an answer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, Collection, Dict, Iterator, List, Optional, Tuple
+
+from pibot.agent.reply import ToolCall, new_call_id
+
+_TAG = re.compile(
+    r"<(?:\w+:)?(tool_calls?|function_calls?)>(.*?)(?:</(?:\w+:)?\1>|\Z)"
+    r"|<\|FunctionCallBegin\|>(?P<marked>.*?)(?:<\|FunctionCallEnd\|>|\Z)",
+    re.DOTALL,
+)
+_FUNCTION = re.compile(r"<function=([\w-]+)>(.*?)(?:</function>|\Z)", re.DOTALL)
+_PARAMETER = re.compile(r"<parameter=([\w-]+)>(.*?)</parameter>", re.DOTALL)
+_FENCE = re.compile(r"```[ \t]*\w*[ \t]*\n(.*?)```", re.DOTALL)
+_BETWEEN = re.compile(r"[\s,;]*")
+_FIELDS = {"name", "arguments", "parameters", "id", "type"}
+
+Pair = Tuple[str, Dict[str, Any]]
+
+
+def find(text: str, names: Collection[str]) -> Tuple[ToolCall, ...]:
+    """The calls of tools in `names` that `text` prints; none when it prints anything else."""
+    tagged = [match.group("marked") or match.group(2) or "" for match in _TAG.finditer(text)]
+    if tagged:
+        pairs = _all(tagged, names, tagged=True)
+    else:
+        pairs = _all(_FENCE.findall(text), names) or _all([text], names)
+    return tuple(
+        ToolCall(new_call_id(), name, json.dumps(args, ensure_ascii=False)) for name, args in pairs
+    )
+
+
+def is_printed(text: str) -> bool:
+    """Whether `text` holds the tags of a printed call, whatever is in them."""
+    return _TAG.search(text) is not None
+
+
+def _all(parts: List[str], names: Collection[str], tagged: bool = False) -> List[Pair]:
+    found: List[Pair] = []
+    for part in parts:
+        pairs = _xml(part) if tagged and "<function=" in part else _json(part, tagged)
+        if not pairs or any(name not in names for name, _ in pairs):
+            return []
+        found.extend(pairs)
+    return found
+
+
+def _xml(part: str) -> List[Pair]:
+    """<function=NAME><parameter=KEY>VALUE</parameter>…</function>"""
+    return [
+        (name, {key: value.strip("\n") for key, value in _PARAMETER.findall(body)})
+        for name, body in _FUNCTION.findall(part)
+    ]
+
+
+def _json(part: str, tagged: bool) -> List[Pair]:
+    """Calls as JSON values one after another, or in a list; empty if anything is not one."""
+    try:
+        pairs = [_call(item, tagged) for item in _values(part)]
+    except (ValueError, RecursionError):
+        return []
+    return [pair for pair in pairs if pair] if all(pairs) else []
+
+
+def _values(part: str) -> Iterator[Any]:
+    part = part.strip()
+    at = 0
+    while at < len(part):
+        value, at = json.JSONDecoder().raw_decode(part, at)
+        yield from value if isinstance(value, list) else [value]
+        between = _BETWEEN.match(part, at)
+        at = between.end() if between else at
+
+
+def _call(item: Any, tagged: bool) -> Optional[Pair]:
+    if isinstance(item, dict) and isinstance(item.get("function"), dict):
+        item = {**item.pop("function"), **item}
+    if not isinstance(item, dict) or not set(item) <= _FIELDS:
+        return None
+    name = item.get("name")
+    # Without a tag around it, {"name": …} alone is too likely to be an answer.
+    args = item.get("arguments", item.get("parameters", {} if tagged else None))
+    if isinstance(args, str):
+        args = json.loads(args)
+    if not isinstance(name, str) or not isinstance(args, dict):
+        return None
+    return name, args

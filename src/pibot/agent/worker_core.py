@@ -1,0 +1,352 @@
+"""The worker's rules, pure: what it accepts, keeps, says again and stops.
+
+An event and the time (seconds, monotonic) come in; facts to store, messages to send and effects
+come out, to be done in this order.
+
+    assign, a free slot            →  store, start, `accepted` unless it is done at once
+    assign of what it holds        →  say again what is true of it (also under a higher attempt)
+    assign, no free slot           →  `declined`
+    the attempt ended              →  store, `result`, again with growing pauses until result_ack
+    cancel                         →  interrupt; its `result` says how it ended
+    no hb_ack for a lease          →  stop what is unsafe to repeat: others may be doing it by now
+    welcome                        →  inventory: all that it holds; then its results once more
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Dict, List, Optional, Union
+
+from pibot import messages as msg
+from pibot.session import Guest
+
+HEARTBEAT_S = 5.0
+LEASE_S = 30.0
+DEAF_S = 12.0  # without hb_ack: the session may be gone on the other side
+RESEND_S = 1.0
+RESEND_MAX_S = 20.0
+REFUSED_S = 5.0
+ANNOUNCE_WITHIN_S = 0.5
+ACCEPT_S = 0.02  # a task that is done within this is not accepted first: its result says enough
+
+
+@dataclass(frozen=True)
+class Held:
+    """One attempt that this worker answers for. `result` is None while it runs."""
+
+    task: str
+    att: int
+    unsafe: bool = False
+    result: Optional[msg.Result] = None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """The master has the result: this task may be forgotten."""
+
+    task: str
+
+
+Fact = Union[Held, Dropped]
+
+
+@dataclass(frozen=True)
+class Send:
+    """`channel` is evt, hb or prog; `joining` marks what is said outside a session."""
+
+    channel: str
+    message: msg.Message
+    qos: int = 1
+    joining: bool = False
+
+
+@dataclass(frozen=True)
+class Start:
+    assign: msg.Assign
+
+
+@dataclass(frozen=True)
+class Interrupt:
+    task: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Say:
+    """Something that the operator of this machine should read in its log."""
+
+    text: str
+
+
+Effect = Union[Start, Interrupt, Say]
+
+
+@dataclass
+class Out:
+    facts: List[Fact] = field(default_factory=list)
+    sends: List[Send] = field(default_factory=list)
+    effects: List[Effect] = field(default_factory=list)
+
+
+@dataclass
+class Resend:
+    at: float
+    pause_s: float = RESEND_S
+
+
+class WorkerCore:
+    def __init__(
+        self,
+        hello: Callable[[str], msg.Hello],
+        slots: int,
+        guest: Guest,
+        jitter: Callable[[], float],
+        held: List[Held],
+    ) -> None:
+        """`hello` makes the greeting around a nonce; `held` is what the store kept: results."""
+        self.guest, self._hello, self._slots, self._jitter = guest, hello, slots, jitter
+        self.held: Dict[str, Held] = {h.task: h for h in held}
+        self.facts: Dict[str, Any] = {}
+        self._stopping: Dict[str, None] = {}
+        self._resends: Dict[str, Resend] = {}
+        self._accept_at: Dict[str, float] = {}
+        self._refused = ""
+        self._heartbeat_at = 0.0
+        self._acked_at = 0.0
+        self._now = 0.0
+        self._out = Out()
+
+    @property
+    def running(self) -> List[str]:
+        return [h.task for h in self.held.values() if h.result is None]
+
+    def silent_s(self, now: float) -> float:
+        """Seconds since the master last answered."""
+        return now - self._acked_at
+
+    def _begin(self, now: float) -> Out:
+        self._now, self._out = now, Out()
+        return self._out
+
+    def _send(self, message: msg.Message, channel: str = "evt", qos: int = 1) -> None:
+        if self.guest.channel is not None:
+            self._out.sends.append(Send(channel, message, qos))
+
+    def _keep(self, held: Held) -> None:
+        self.held[held.task] = held
+        self._out.facts.append(held)
+
+    # --- what happens ---------------------------------------------------------------------------
+
+    def connected(self, now: float) -> Out:
+        """The broker took us (again): a session of before is worth nothing now."""
+        out = self._begin(now)
+        self.guest.channel = None
+        self.guest.again(now)
+        self._timers()
+        return out
+
+    def tick(self, now: float) -> Out:
+        out = self._begin(now)
+        self._timers()
+        return out
+
+    def ended(self, result: msg.Result, now: float) -> Out:
+        """An attempt came to its end. `result.att` does not matter: it may have been raised."""
+        out = self._begin(now)
+        held = self.held.get(result.task)
+        if held is not None and held.result is None:
+            self._stopping.pop(held.task, None)
+            self._accept_at.pop(held.task, None)
+            held = replace(held, result=replace(result, att=held.att))
+            self._keep(held)
+            self._say_result(held)
+        return out
+
+    def stopping(self, now: float) -> Out:
+        """The process ends, on purpose: what runs here may run elsewhere at once."""
+        out = self._begin(now)
+        self._send(msg.Bye())
+        return out
+
+    def step(self, task: str, step: Dict[str, Any], now: float) -> Out:
+        out = self._begin(now)
+        held = self.held.get(task)
+        if held is not None:
+            self._send(msg.Progress(task, held.att, step), "prog", 0)
+        return out
+
+    def received(self, header: msg.Header, message: msg.Message, now: float) -> Out:
+        """A message of the master, already opened."""
+        out = self._begin(now)
+        if isinstance(message, msg.Welcome):
+            self._on_welcome(header, message)
+        elif isinstance(message, msg.Announce):
+            self.guest.again(now, ANNOUNCE_WITHIN_S)
+        elif isinstance(message, msg.Refusal):
+            self._on_refusal(message)
+        elif self.guest.accepts(header):
+            self._in_session(message)
+        return out
+
+    def _in_session(self, message: msg.Message) -> None:
+        if isinstance(message, msg.Assign):
+            self._on_assign(message)
+        elif isinstance(message, msg.Cancel):
+            self._on_cancel(message.task, message.att)
+        elif isinstance(message, msg.ResultAck):
+            self._on_result_ack(message)
+        elif isinstance(message, msg.HbAck):
+            self._acked_at = self._now
+            for task, att in message.cancels:
+                self._on_cancel(task, att)
+        elif isinstance(message, msg.Ping):
+            self._beat()
+        elif isinstance(message, msg.Unknown):
+            self._send(message)
+
+    def not_stored(self, out: Out, why: str) -> Out:
+        """What follows when `out`'s facts could not be stored: no new attempt begins.
+
+        Results are sent all the same: they are repeated from memory until the master has them.
+        """
+        fresh = [e.assign for e in out.effects if isinstance(e, Start)]
+        for assign in fresh:
+            self.held.pop(assign.task, None)
+            self._accept_at.pop(assign.task, None)
+        sends = out.sends + [Send("evt", msg.Declined(a.task, a.att, why)) for a in fresh]
+        return Out([], sends, [e for e in out.effects if not isinstance(e, Start)])
+
+    # --- the session ----------------------------------------------------------------------------
+
+    def _on_welcome(self, header: msg.Header, message: msg.Welcome) -> None:
+        if not self.guest.welcomed(header, message, self._hello(message.nonce)):
+            return
+        self._acked_at, self._refused = self._now, ""
+        done = [h for h in self.held.values() if h.result is not None]
+        running = [[h.task, h.att] for h in self.held.values() if h.result is None]
+        self._send(msg.Inventory(running, [[h.task, h.att] for h in done]))
+        self._beat()
+        for held in done:
+            self._say_result(held)
+
+    def _on_refusal(self, message: msg.Refusal) -> None:
+        if message.reason == "session":
+            self.guest.again(self._now, ANNOUNCE_WITHIN_S)
+            return
+        if message.reason != self._refused:
+            self._out.effects.append(Say(message.detail or f"the master refused: {message.reason}"))
+        self._refused = message.reason
+        self.guest.later(self._now, REFUSED_S)
+        for task in self.running:
+            self._interrupt(task, message.reason)
+
+    def _beat(self) -> None:
+        held = [[h.task, h.att] for h in self.held.values()]
+        self._send(msg.Heartbeat(held, self.facts), "hb", 0)
+        self._heartbeat_at = self._now + HEARTBEAT_S
+
+    # --- attempts -------------------------------------------------------------------------------
+
+    def _on_assign(self, assign: msg.Assign) -> None:
+        held = self.held.get(assign.task)
+        if held is None:
+            self._begin_attempt(assign)
+        elif assign.att >= held.att:
+            self._again(held, assign)
+
+    def _begin_attempt(self, assign: msg.Assign) -> None:
+        if len(self.running) >= self._slots:
+            self._send(msg.Declined(assign.task, assign.att, "busy"))
+            return
+        self._keep(Held(assign.task, assign.att, assign.unsafe))
+        self._accept_at[assign.task] = self._now + ACCEPT_S
+        self._out.effects.append(Start(assign))
+
+    def _again(self, held: Held, assign: msg.Assign) -> None:
+        """Report what is held under the attempt that is asked for; redo it only if it failed."""
+        if held.result is None and held.task in self._stopping:
+            if assign.att > held.att:
+                self._send(msg.Declined(assign.task, assign.att, "stopping"))
+        elif held.result is not None and held.result.state != "succeeded" and assign.att > held.att:
+            del self.held[held.task]
+            self._begin_attempt(assign)
+        else:
+            if assign.att > held.att:
+                result = held.result and replace(held.result, att=assign.att)
+                held = replace(held, att=assign.att, result=result)
+                self._keep(held)
+            if held.result is None:
+                self._accept(held)
+            else:
+                self._say_result(held)
+
+    def _accept(self, held: Held) -> None:
+        self._accept_at.pop(held.task, None)
+        self._send(msg.Accepted(held.task, held.att))
+
+    def _on_cancel(self, task: str, att: int) -> None:
+        held = self.held.get(task)
+        if held is None:
+            nothing = {"success": False, "data": {}, "output": ""}
+            self._send(msg.Result(task, att, "cancelled", nothing, "cancelled"))
+        elif held.result is not None:
+            self._say_result(held)
+        elif att >= held.att:
+            self._interrupt(task, "cancelled")
+
+    def _interrupt(self, task: str, why: str) -> None:
+        if task not in self._stopping:
+            self._stopping[task] = None
+            self._out.effects.append(Interrupt(task, why))
+
+    def _on_result_ack(self, ack: msg.ResultAck) -> None:
+        held = self.held.get(ack.task)
+        if held is not None and held.result is not None and held.att == ack.att:
+            del self.held[ack.task]
+            self._resends.pop(ack.task, None)
+            self._out.facts.append(Dropped(ack.task))
+
+    def _say_result(self, held: Held) -> None:
+        assert held.result is not None
+        self._send(held.result)
+        self._resends.setdefault(held.task, Resend(0.0)).at = self._now + RESEND_S
+
+    # --- time -----------------------------------------------------------------------------------
+
+    def wake_at(self) -> float:
+        times = [r.at for r in self._resends.values()] if self.guest.channel else []
+        hello_at = self.guest.wake_at()
+        if hello_at is not None:
+            times.append(hello_at)
+        if self.guest.channel is not None:
+            times += [self._heartbeat_at, *self._accept_at.values()]
+        return min(times, default=self._now + HEARTBEAT_S)
+
+    def _timers(self) -> None:
+        now = self._now
+        if self.guest.channel is not None:
+            if now >= self._heartbeat_at:
+                self._beat()
+            for task in [t for t, at in self._accept_at.items() if now >= at]:
+                self._accept(self.held[task])
+            self._resend_results()
+            if now - self._acked_at >= DEAF_S and self.guest.wake_at() is None:
+                self.guest.again(now, 1.0)
+        if self.guest.due(now):
+            hello = self._hello(self.guest.hello_nonce(now))
+            self._out.sends.append(Send("evt", hello, joining=True))
+        if now - self._acked_at >= LEASE_S:
+            for task in self.running:
+                if self.held[task].unsafe:
+                    self._interrupt(task, "the master was silent for a lease")
+
+    def _resend_results(self) -> None:
+        for task, resend in list(self._resends.items()):
+            held = self.held.get(task)
+            if held is None or held.result is None:
+                del self._resends[task]
+            elif self._now >= resend.at:
+                resend.pause_s = min(resend.pause_s * 2, RESEND_MAX_S)
+                self._send(held.result)
+                resend.at = self._now + resend.pause_s * (1 + 0.5 * self._jitter())

@@ -1,0 +1,320 @@
+"""All settings of a process, read once and passed in: flag > environment > .env > default."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, Mapping, NamedTuple, Optional, Tuple
+
+from pibot.errors import ConfigError
+from pibot.values import NAME, NAME_RULE, Value, Values, read_env_file
+
+VOLC_BASE_URL = "https://ark.cn-beijing.volces.com/api/coding/v3"
+VOLC_MODEL = "ark-code-latest"
+OPENAI_BASE_URL = "https://api.openai.com/v1"
+NO_KEY = "none"  # for a model server of one's own; the client library wants some key
+MAX_SLOTS = 64
+
+
+class Key(NamedTuple):
+    """A name that PiBot reads, for --help and the guides."""
+
+    name: str
+    meaning: str
+
+
+KEYS = (
+    Key("VOLC_API_KEY", "key of the model endpoint (any OpenAI-compatible one)"),
+    Key("VOLC_BASE_URL", f"its address; default {VOLC_BASE_URL}"),
+    Key("MODEL_NAME", f"its model; default {VOLC_MODEL}"),
+    Key("OPENAI_API_KEY", "the same, when no VOLC name is set"),
+    Key("OPENAI_BASE_URL", f"the same; default {OPENAI_BASE_URL}"),
+    Key("OPENAI_MODEL", "the same; no default"),
+    Key("WORKER_ID", "this worker's name; default the host name and four digits"),
+    Key("MQTT_HOST", "the broker; default this machine"),
+    Key("MQTT_PORT", "the broker's port; default 1883, or 8883 with TLS"),
+    Key("MQTT_USERNAME", "the broker's credentials"),
+    Key("MQTT_PASSWORD", "the broker's credentials"),
+    Key("MQTT_CA_FILE", "certificate file of the broker's authority; turns TLS on"),
+    Key("PIBOT_KEY", "this machine's signing key"),
+    Key("PIBOT_FLEET", "the fleet's name; default home"),
+    Key("PIBOT_STATE_DIR", "where the store lies; default ~/.local/state/pibot"),
+    Key("PIBOT_LOG_DIR", "also write logs to files there"),
+    Key("PIBOT_SKILLS_DIR", "your own skills, one *.py each"),
+    Key("PIBOT_SOUL", "a file with another system prompt"),
+    Key("PIBOT_SLOTS", f"tasks at once on this worker, 1 to {MAX_SLOTS}; default 1"),
+    Key("PIBOT_TAGS", "this worker's labels, such as camera,fast"),
+    Key("PIBOT_ALLOW_SHELL", "1 allows the shell skill; default 0"),
+    Key("PIBOT_APPROVAL", "who must approve sensitive skills: tainted (default), always, never"),
+    Key("PIBOT_ASK", "1 or 0: goals from the ask topic; default on without credentials only"),
+    Key("PIBOT_HEALTH_HOST", "address of GET /health; default 0.0.0.0"),
+    Key("PIBOT_HEALTH_PORT", "its port; default 5000 on a worker, 5001 on the master"),
+    Key("PIBOT_HTTP_HOST", "address of the dashboard on the master; default 127.0.0.1"),
+    Key("PIBOT_HTTP_PORT", "its port; default 8080"),
+    Key("PIBOT_HTTP_TOKEN", "its token; needed on any other address than loopback"),
+    Key("PIBOT_WEB_ALLOW", "private hosts that web_fetch may ask, such as nas.local,10.0.0.5"),
+    Key("WORKER_n_IP", "on the master: a machine that `health` also asks, such as WORKER_1_IP"),
+)
+_KNOWN = frozenset(key.name for key in KEYS)
+_MACHINE = re.compile(r"WORKER_([0-9]{1,4})_IP")
+_PRIVATE_NAMES = (".local", ".lan", ".home", ".internal", ".home.arpa")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model endpoint; the key goes to `base_url`'s host only and never into a repr."""
+
+    api_key: str = field(repr=False)
+    base_url: str
+    model: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a process of the given role was told; secrets never show in its repr."""
+
+    role: str
+    fleet: str
+    worker_id: str
+    client: Optional[str]  # a client's own name, when the broker's user name can be one
+    model: Optional[ModelConfig]
+    mqtt_host: Optional[str]  # None: nobody said, so this machine
+    mqtt_port: int
+    mqtt_username: Optional[str]
+    mqtt_password: Optional[str] = field(repr=False)
+    mqtt_ca_file: Optional[Path]
+    key: Optional[str] = field(repr=False)
+    state_dir: Path
+    log_dir: Optional[Path]
+    skills_dir: Optional[Path]
+    soul: Optional[Path]
+    slots: int
+    tags: Tuple[str, ...]
+    allow_shell: bool
+    approval: str  # tainted | always | never
+    ask: Optional[bool]  # None: nobody said
+    health_host: str
+    health_port: int
+    health_port_explicit: bool
+    http_host: str
+    http_port: int
+    http_token: Optional[str] = field(repr=False)
+    machines: Mapping[str, str]  # "worker-1" -> address, from WORKER_1_IP
+    web_allow: Tuple[str, ...]
+
+    @property
+    def tls(self) -> bool:
+        return self.mqtt_ca_file is not None
+
+    @property
+    def is_loopback_broker(self) -> bool:
+        return self.mqtt_host is None or is_loopback(self.mqtt_host)
+
+
+def load(
+    role: str,
+    flags: Mapping[str, Optional[str]],
+    environ: Mapping[str, str],
+    env_file: Optional[Path],
+    program: Path,
+) -> Settings:
+    """Read the settings of a role; raise ConfigError naming the key and the place it stood in.
+
+    `flags` are by key ("WORKER_ID", not "--worker-id"), None when not given. `env_file` is
+    --env-file; without it the .env beside `program` counts, if there is one.
+    """
+    values = Values(flags, environ, _env_file(env_file, program))
+    _refuse_unknown(values)
+    user = values.text("MQTT_USERNAME")
+    ca_file = values.existing("MQTT_CA_FILE")
+    if ca_file and not values.text("MQTT_HOST"):
+        raise values.error("MQTT_CA_FILE", "turns TLS on, which needs MQTT_HOST as well")
+    return Settings(
+        role=role,
+        fleet=values.name("PIBOT_FLEET") or "home",
+        worker_id=_worker_id(values),
+        client=user if user and NAME.fullmatch(user) else None,
+        model=_model(values),
+        mqtt_host=values.host("MQTT_HOST"),
+        mqtt_port=values.port("MQTT_PORT", 8883 if ca_file else 1883),
+        mqtt_username=user,
+        mqtt_password=values.text("MQTT_PASSWORD"),
+        mqtt_ca_file=ca_file,
+        key=values.text("PIBOT_KEY"),
+        state_dir=_state_dir(values, environ),
+        log_dir=values.path("PIBOT_LOG_DIR"),
+        skills_dir=values.existing("PIBOT_SKILLS_DIR", directory=True),
+        soul=values.existing("PIBOT_SOUL"),
+        slots=values.number("PIBOT_SLOTS", 1, MAX_SLOTS, 1),
+        tags=_tags(values),
+        allow_shell=values.switch("PIBOT_ALLOW_SHELL") or False,
+        approval=values.choice("PIBOT_APPROVAL", ("tainted", "always", "never"), "tainted"),
+        ask=values.switch("PIBOT_ASK"),
+        health_host=values.host("PIBOT_HEALTH_HOST") or "0.0.0.0",
+        health_port=values.port("PIBOT_HEALTH_PORT", 5001 if role == "master" else 5000),
+        health_port_explicit=values.text("PIBOT_HEALTH_PORT") is not None,
+        http_host=_http_host(values),
+        http_port=values.port("PIBOT_HTTP_PORT", 8080),
+        http_token=values.text("PIBOT_HTTP_TOKEN"),
+        machines=_machines(values),
+        web_allow=values.items("PIBOT_WEB_ALLOW"),
+    )
+
+
+def require_credentials(settings: Settings) -> None:
+    """Raise ConfigError when a master or worker has a broker elsewhere and no password or key."""
+    if settings.is_loopback_broker or settings.role not in ("master", "worker"):
+        return
+    have = {"MQTT_PASSWORD": settings.mqtt_password, "PIBOT_KEY": settings.key}
+    missing = " and ".join(key for key, value in have.items() if not value)
+    if not missing:
+        return
+    if settings.role == "master":
+        how = "run `pibot.pyz setup --role master` here, which makes them"
+    else:
+        worker = settings.worker_id
+        how = (
+            f"run `pibot.pyz workers add {worker}` on the master and copy the {worker}.env that"
+            " it writes to this machine as .env beside pibot.pyz"
+        )
+    raise ConfigError(
+        f"The broker {settings.mqtt_host} is not on this machine, so {missing} must be set: {how}."
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name certainly means this machine; in doubt it does not."""
+    if host.rstrip(".").lower() == "localhost" or host == "::1":
+        return True
+    try:
+        return socket.inet_pton(socket.AF_INET, host)[0] == 127
+    except OSError:
+        return False
+
+
+def _env_file(chosen: Optional[Path], program: Path) -> Dict[str, Value]:
+    if chosen is not None:
+        return read_env_file(Path(os.path.abspath(chosen)))
+    beside = program.resolve().parent / ".env"
+    return read_env_file(beside) if beside.exists() else {}
+
+
+def _refuse_unknown(values: Values) -> None:
+    for key in values.names():
+        if key.startswith("PIBOT_") and key not in _KNOWN:
+            import difflib
+
+            near = difflib.get_close_matches(key, _KNOWN, n=1, cutoff=0.8)
+            hint = f"; did you mean {near[0]}?" if near else ", no setting of PiBot; remove it"
+            raise values.error(key, f"is unknown{hint}".rstrip("."))
+
+
+def _worker_id(values: Values) -> str:
+    name = values.name("WORKER_ID")
+    if name == "master":
+        raise values.error("WORKER_ID", "must not be master, which is reserved; choose another")
+    return name or default_worker_id(socket.gethostname(), _machine_id())
+
+
+def default_worker_id(host: str, machine: str) -> str:
+    """The host name made fit, and the machine id's last four digits: fresh Pis share a name."""
+    name = re.sub(r"[^a-z0-9]+", "-", host.split(".")[0].lower())[:27].strip("-") or "worker"
+    tail = machine.strip()[-4:].lower()
+    if re.fullmatch(r"[0-9a-f]{4}", tail):
+        return f"{name}-{tail}"
+    return "worker" if name == "master" else name
+
+
+def _machine_id() -> str:
+    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        try:
+            return Path(path).read_text(encoding="ascii")
+        except (OSError, ValueError):
+            continue
+    return ""
+
+
+def _model(values: Values) -> Optional[ModelConfig]:
+    """The VOLC endpoint if any VOLC name is set, else OpenAI's.
+
+    Key and address always come from the same family: a key never goes to the other's host.
+    """
+    model = values.text("MODEL_NAME")
+    if values.text("VOLC_API_KEY") or values.text("VOLC_BASE_URL"):
+        key = _api_key(values, "VOLC_API_KEY", "VOLC_BASE_URL")
+        url = values.url("VOLC_BASE_URL") or VOLC_BASE_URL
+        return ModelConfig(key, url, model or VOLC_MODEL)
+    if not values.text("OPENAI_API_KEY") and not values.text("OPENAI_BASE_URL"):
+        return None
+    key = _api_key(values, "OPENAI_API_KEY", "OPENAI_BASE_URL")
+    model = model or values.text("OPENAI_MODEL")
+    if model is None:
+        raise ConfigError("OPENAI_MODEL must name the model of the endpoint; set it in .env.")
+    return ModelConfig(key, values.url("OPENAI_BASE_URL") or OPENAI_BASE_URL, model)
+
+
+def _api_key(values: Values, key_name: str, url_name: str) -> str:
+    key = values.text(key_name)
+    if key is not None:
+        if not key.isascii() or " " in key:
+            raise values.error(key_name, "has a space or a letter that no key has; copy it anew")
+        return key
+    if not _is_private_url(values.url(url_name) or ""):
+        raise values.error(url_name, f"has no {key_name} beside it; set that too")
+    return NO_KEY
+
+
+def _is_private_url(url: str) -> bool:
+    import ipaddress
+    from urllib.parse import urlsplit
+
+    host = urlsplit(url).hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return "." not in host or host.endswith(_PRIVATE_NAMES)
+    return address.is_private
+
+
+def _state_dir(values: Values, environ: Mapping[str, str]) -> Path:
+    chosen = values.path("PIBOT_STATE_DIR")
+    if chosen is not None:
+        return chosen
+    if environ.get("STATE_DIRECTORY"):  # systemd's; several are separated by colons
+        return Path(environ["STATE_DIRECTORY"].split(":")[0])
+    base = environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(base):  # the XDG standard ignores relative ones
+        return Path(base) / "pibot"
+    try:
+        return Path(environ.get("HOME") or Path.home()) / ".local" / "state" / "pibot"
+    except RuntimeError:
+        raise ConfigError("This user has no home; set PIBOT_STATE_DIR to a directory.") from None
+
+
+def _tags(values: Values) -> Tuple[str, ...]:
+    tags = values.items("PIBOT_TAGS")
+    if not all(NAME.fullmatch(tag) for tag in tags):
+        raise values.error("PIBOT_TAGS", f"must be labels separated by commas, each {NAME_RULE}")
+    return tags
+
+
+def _http_host(values: Values) -> str:
+    host = values.host("PIBOT_HTTP_HOST") or "127.0.0.1"
+    if not is_loopback(host) and not values.text("PIBOT_HTTP_TOKEN"):
+        raise values.error(
+            "PIBOT_HTTP_HOST",
+            "opens the dashboard to others, which needs PIBOT_HTTP_TOKEN, a long random word",
+        )
+    return host
+
+
+def _machines(values: Values) -> Mapping[str, str]:
+    found = {}
+    for key in values.names():
+        match = _MACHINE.fullmatch(key)
+        if match:
+            found[int(match[1])] = values.host(key) or ""
+    return {f"worker-{number}": found[number] for number in sorted(found)}

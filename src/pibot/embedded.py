@@ -1,0 +1,86 @@
+"""The embedded broker: amqtt on loopback, in a thread with its own event loop.
+
+Only the master that starts it imports this module; it needs Python 3.10 and loads asyncio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import Any, List, Optional
+
+from amqtt.broker import Broker
+from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
+from amqtt.plugins.base import BaseAuthPlugin
+
+_GRACE_S = 3  # added to a client's keepalive before its silence counts
+_STOP_S = 5.0
+
+
+class Loopback(BaseAuthPlugin):  # type: ignore[misc, unused-ignore]
+    """Lets everyone in, without the password hashing that amqtt's own plugins import.
+
+    The listener is bound to loopback, so everyone is a program on this machine.
+    """
+
+    async def authenticate(self, *, session: Any) -> bool:
+        return True
+
+
+class EmbeddedBroker:
+    """amqtt serving 127.0.0.1:port between start() and close()."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._loop: Optional[asyncio.AbstractEventLoop] = None
+        self._stop: Optional[asyncio.Event] = None
+        self._failures: List[BaseException] = []
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
+
+    def start(self) -> None:
+        """Return once it listens; raise OSError when the port cannot be had."""
+        self._thread.start()
+        self._ready.wait()
+        if self._failures:
+            self._thread.join()
+            raise OSError(str(self._failures[0]))
+
+    def close(self) -> None:
+        if self._loop is not None and self._stop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join(2 * _STOP_S)
+
+    def _run(self) -> None:
+        for name in ("amqtt", "transitions"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # they tell each connection's story
+        _enforce_keepalive()
+        try:
+            asyncio.run(self._serve())
+        except Exception as error:
+            self._failures.append(error)
+        finally:
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        config = {
+            "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{self._port}"}},
+            "timeout_disconnect_delay": _GRACE_S,
+            "plugins": {f"{__name__}.Loopback": {}},
+        }
+        broker = Broker(config)
+        await broker.start()
+        self._ready.set()
+        await self._stop.wait()
+        await asyncio.wait_for(broker.shutdown(), _STOP_S)
+
+
+def _enforce_keepalive() -> None:
+    """Make amqtt drop a client that is silent beyond its keepalive: its own handler is empty."""
+
+    def drop(handler: Any) -> None:
+        asyncio.get_running_loop().create_task(handler.handle_connection_closed())
+
+    BrokerProtocolHandler.handle_read_timeout = drop

@@ -1,0 +1,56 @@
+"""The `ask` topic: goals from mosquitto_pub, Node-RED and scripts, answered on `answer/…`.
+
+Text, or `{"id": …, "goal": …}`; the id comes back with the answer. Plain JSON, no envelope.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from typing import Any, Dict, Optional
+
+from pibot.errors import BadMessage
+from pibot.fleet.records import Goal
+from pibot.messages import parse
+
+REMEMBERED = 500
+ID_CHARS = 200
+
+
+class Asks:
+    """Reads asks; one that comes twice with the same id (QoS 1 may repeat it) is one goal."""
+
+    def __init__(self) -> None:
+        self._seen: "OrderedDict[str, str]" = OrderedDict()
+
+    def read(self, payload: bytes, goal_id: str) -> Optional[Goal]:
+        """Return the goal that was asked for, None if it is a repetition; raise BadMessage."""
+        text, ask_id = _read(payload)
+        if ask_id is not None:
+            if self._seen.get(ask_id) == text:
+                return None
+            self._seen[ask_id] = text
+            while len(self._seen) > REMEMBERED:
+                self._seen.popitem(last=False)
+        return Goal(goal_id, text=text, asked=True, ask_id=ask_id)
+
+
+def _read(payload: bytes) -> "tuple[str, Optional[str]]":
+    if not payload.lstrip().startswith(b"{"):
+        try:
+            return payload.decode("utf-8").strip(), None
+        except UnicodeDecodeError:
+            raise BadMessage("an ask must be UTF-8 text") from None
+    asked = parse(payload)
+    goal, ask_id = asked.get("goal"), asked.get("id")
+    if not isinstance(goal, str):
+        raise BadMessage('an ask is text, or {"id": …, "goal": "…"}')
+    if ask_id is not None and not (isinstance(ask_id, (str, int)) and len(str(ask_id)) <= ID_CHARS):
+        raise BadMessage(f"an ask's id is a string of at most {ID_CHARS} characters")
+    return goal.strip(), None if ask_id is None else str(ask_id)
+
+
+def answer(document: Dict[str, Any], ask_id: Optional[str]) -> bytes:
+    """The payload of `answer/{goal_id}`: the document of `run --json`, and the asker's id."""
+    text = json.dumps({"id": ask_id, **document}, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")

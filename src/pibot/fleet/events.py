@@ -1,0 +1,170 @@
+"""What the scheduler is told, and what it answers with: facts to store, messages to send, work.
+
+The driver commits `facts`, then sends `sends`, then does `jobs`; in this order and never another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+from pibot.fleet.records import Fact, Goal, Task
+from pibot.messages import Heartbeat, Hello, Inventory, Message, Result
+
+# --- events -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Submitted:
+    goal: Goal
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The planner's answer to a PlanJob: tasks as the plan has them, an answer, or an error."""
+
+    goal: str
+    revision: int
+    tasks: Tuple[Dict[str, Any], ...] = ()
+    answer: Optional[str] = None
+    error: Optional[str] = None
+    usage: Dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The model's answer to an AnswerJob; None if it gave none."""
+
+    goal: str
+    answer: Optional[str]
+    error: Optional[str] = None
+    usage: Dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CancelWanted:
+    key: str  # a goal's or a task's id
+
+
+@dataclass(frozen=True)
+class RetryWanted:
+    """`goal` and `tasks` as the journal has them: what ended is no longer in memory."""
+
+    key: str
+    goal: Goal
+    tasks: Tuple[Task, ...]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A worker's session has become live: its inventory came."""
+
+    worker: str
+    hello: Hello
+    inventory: Inventory
+
+
+@dataclass(frozen=True)
+class Beat:
+    worker: str
+    heartbeat: Heartbeat
+
+
+@dataclass(frozen=True)
+class Left:
+    """A worker has said goodbye."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
+class WillSeen:
+    worker: str
+    start: str
+
+
+@dataclass(frozen=True)
+class AttemptAccepted:
+    worker: str
+    task: str
+    att: int
+
+
+@dataclass(frozen=True)
+class AttemptDeclined:
+    worker: str
+    task: str
+    att: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class AttemptEnded:
+    worker: str
+    result: Result
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed."""
+
+
+FleetEvent = Union[
+    Submitted,
+    Planned,
+    Answered,
+    CancelWanted,
+    RetryWanted,
+    Joined,
+    Beat,
+    Left,
+    WillSeen,
+    AttemptAccepted,
+    AttemptDeclined,
+    AttemptEnded,
+    Tick,
+]
+
+# --- what comes out ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Send:
+    worker: str
+    message: Message
+    qos: int = 1
+
+
+@dataclass(frozen=True)
+class PlanJob:
+    """Ask the planner; answered with Planned. `history` is what came of the earlier plans."""
+
+    goal: Goal
+    history: Tuple[Dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class AnswerJob:
+    """Put the results together, or answer without any; answered with Answered."""
+
+    goal: Goal
+    results: Tuple[Dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something to say to those who follow a goal."""
+
+    goal: str
+    text: str
+
+
+Job = Union[PlanJob, AnswerJob]
+
+
+@dataclass
+class Out:
+    facts: List[Fact] = field(default_factory=list)
+    sends: List[Send] = field(default_factory=list)
+    jobs: List[Job] = field(default_factory=list)
+    notes: List[Note] = field(default_factory=list)

@@ -1,0 +1,221 @@
+"""The master's end of the wire: packets in, events out; messages in, packets out. No socket here.
+
+It keeps the sessions: who has been welcomed, which session of a worker is live, which message is
+new. What is malformed, forged, replayed or not for us is counted and dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple, Union
+
+from pibot import messages as msg
+from pibot.errors import BadMessage
+from pibot.fleet import events as ev
+from pibot.fleet.pool import HEARTBEAT_S, LEASE_S, Pool
+from pibot.session import Channel, Host
+from pibot.signing import Keyring
+from pibot.topics import RESERVED, Address, Topics
+from pibot.wire import Reader, Writer
+
+log = logging.getLogger(__name__)
+
+REFUSAL_PAUSE_S = 1.0
+
+
+class Packet(NamedTuple):
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = False
+
+
+class Request(NamedTuple):
+    """A client's message, to be answered on its session."""
+
+    channel: Channel
+    id: str
+    message: msg.Message
+
+
+class Step(NamedTuple):
+    """Progress of an attempt."""
+
+    worker: str
+    progress: msg.Progress
+
+
+Incoming = Union[ev.FleetEvent, Request, Step]
+
+
+class Gateway:
+    def __init__(
+        self,
+        topics: Topics,
+        keyring: Keyring,
+        pool: Pool,
+        nonce: Callable[[], str],
+        epoch: int,
+        store_id: str,
+    ) -> None:
+        self._topics, self._pool, self._nonce = topics, pool, nonce
+        self._epoch, self._store_id = epoch, store_id
+        self._reader, self._writer = Reader(keyring), Writer("m:" + RESERVED, RESERVED, keyring)
+        self._workers, self._clients = Host(nonce), Host(nonce)
+        self._live: Dict[str, Channel] = {}
+        self._refused_at: Dict[Tuple[str, str], float] = {}
+        self._packets: List[Packet] = []
+        self.dropped: Counter[str] = Counter()
+
+    def take_packets(self) -> List[Packet]:
+        """What is to be sent at once: answers of the handshake."""
+        packets, self._packets = self._packets, []
+        return packets
+
+    def forget_sessions(self) -> None:
+        """Everybody has to say hello again."""
+        self._workers.forget()
+        self._clients.forget()
+        self._live.clear()
+
+    # --- out ----------------------------------------------------------------------------------
+
+    def announce(self) -> List[Packet]:
+        message = msg.Announce(self._store_id)
+        return self._make(self._topics.announce, message, None)
+
+    def to_worker(self, worker: str, message: msg.Message, qos: int = 1) -> List[Packet]:
+        """Packets on the worker's live session; none if it has no session now."""
+        channel = self._live.get(worker)
+        if channel is None:
+            return []
+        return self._make(self._topics.worker(worker, "cmd"), message, channel, qos)
+
+    def to_client(self, channel: Channel, message: msg.Message, qos: int = 1) -> List[Packet]:
+        return self._make(self._topics.client(channel.peer, "rep"), message, channel, qos)
+
+    def _make(
+        self, topic: str, message: msg.Message, channel: Optional[Channel], qos: int = 1
+    ) -> List[Packet]:
+        packets = self._writer.packets(topic, message, channel, self._epoch)
+        return [Packet(topic, payload, qos) for payload in packets]
+
+    # --- in -----------------------------------------------------------------------------------
+
+    def receive(self, topic: str, payload: bytes, now: float) -> Optional[Incoming]:
+        """Return what a packet means, or None if it means nothing (yet)."""
+        address = self._topics.parse(topic)
+        try:
+            if address is None or address.kind == "m":
+                raise BadMessage("a topic that the master does not read")
+            kid, header, message = self._reader.read(topic, payload)
+            if kid != f"{address.kind}:{address.name}" or header.src != address.name:
+                raise BadMessage(f"{kid} speaks on the topic of {address.name}")
+            return self._sort(topic, address, header, message, now)
+        except BadMessage as error:
+            self._drop(topic, str(error))
+            return None
+
+    def _drop(self, topic: str, why: str) -> None:
+        self.dropped[topic] += 1
+        if self.dropped[topic] == 1 and len(self.dropped) < 100:
+            log.warning("dropped a message on %s: %s", topic, why)
+        if len(self.dropped) > 1_000:
+            self.dropped.clear()
+
+    def _sort(
+        self, topic: str, address: Address, header: msg.Header, message: msg.Message, now: float
+    ) -> Optional[Incoming]:
+        host = self._workers if address.kind == "w" else self._clients
+        if isinstance(message, msg.Hello):
+            self._greet(host, address, message, now)
+            return None
+        if isinstance(message, msg.Will):
+            return ev.WillSeen(address.name, message.start) if address.kind == "w" else None
+        channel = host.find(address.name, header)
+        if channel is None:
+            self._refuse(address, msg.Refusal("session"), now)
+            return None
+        if not channel.fresh(header.n):
+            return None
+        if isinstance(message, msg.Chunk):
+            whole = self._reader.join(topic, header, message)
+            if whole is None:
+                return None
+            return self._sort(topic, address, whole[0], whole[1], now)
+        if isinstance(message, msg.Unknown):
+            self._send_to(address, channel, message)
+            return None
+        if address.kind == "c":
+            return Request(channel, header.id, message)
+        return self._of_worker(address, channel, message, now)
+
+    def _of_worker(
+        self, address: Address, channel: Channel, message: msg.Message, now: float
+    ) -> Optional[Incoming]:
+        name = address.name
+        if isinstance(message, msg.Inventory):
+            return self._join(address, channel, message, now)
+        if self._live.get(name) is not channel:
+            raise BadMessage("a message before the inventory")
+        if isinstance(message, msg.Heartbeat):
+            return ev.Beat(name, message)
+        if isinstance(message, msg.Result):
+            return ev.AttemptEnded(name, message)
+        if isinstance(message, msg.Accepted):
+            return ev.AttemptAccepted(name, message.task, message.att)
+        if isinstance(message, msg.Declined):
+            return ev.AttemptDeclined(name, message.task, message.att, message.reason)
+        if isinstance(message, msg.Bye):
+            return ev.Left(name)
+        if isinstance(message, msg.Progress):
+            return Step(name, message)
+        raise BadMessage(f"a worker does not send {message.t}")
+
+    # --- sessions -----------------------------------------------------------------------------
+
+    def _greet(self, host: Host, address: Address, hello: msg.Hello, now: float) -> None:
+        if address.kind == "w" and self._turned_away(address, hello, now):
+            return
+        channel = host.open(address.name, hello)
+        nonce_m = channel.ses.partition(".")[2]
+        beat_ms, lease_ms = round(HEARTBEAT_S * 1000), round(LEASE_S * 1000)
+        welcome = msg.Welcome(hello.nonce, nonce_m, self._store_id, beat_ms, lease_ms)
+        self._send_to(address, None, welcome)
+
+    def _turned_away(self, address: Address, hello: msg.Hello, now: float) -> bool:
+        refused = self._pool.refuse(address.name, hello, now)
+        if refused is None:
+            return False
+        self._refuse(address, msg.Refusal(refused[0], refused[1], hello.nonce), now)
+        return True
+
+    def _join(
+        self, address: Address, channel: Channel, inventory: msg.Inventory, now: float
+    ) -> Optional[Incoming]:
+        if self._turned_away(address, channel.hello, now):
+            return None
+        old = self._live.get(address.name)
+        if old is not None and old.hello.start != channel.hello.start:
+            log.warning("worker %s: another start of it took over", address.name)
+        self._live[address.name] = channel
+        self._workers.close_others(channel)
+        return ev.Joined(address.name, channel.hello, inventory)
+
+    def _refuse(self, address: Address, refusal: msg.Refusal, now: float) -> None:
+        """Say no, once a second at most: refusals answer what nobody has authenticated yet."""
+        key = (address.name, refusal.reason)
+        if now - self._refused_at.get(key, float("-inf")) < REFUSAL_PAUSE_S:
+            return
+        if len(self._refused_at) > 1_000:
+            self._refused_at.clear()
+        self._refused_at[key] = now
+        self._send_to(address, None, refusal)
+
+    def _send_to(self, to: Address, channel: Optional[Channel], message: msg.Message) -> None:
+        worker = to.kind == "w"
+        topic = (
+            self._topics.worker(to.name, "cmd") if worker else self._topics.client(to.name, "rep")
+        )
+        self._packets += self._make(topic, message, channel)

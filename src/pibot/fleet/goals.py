@@ -1,0 +1,346 @@
+"""Goals: how they are routed, planned, revised, ended and answered. Pure, like the scheduler.
+
+submitted → routed:  answered on the spot | its tasks are known | a model plans it
+a task ended       → what waits for it is released, or cannot be done
+all tasks ended    → answered; or, after a failure, the plan is revised (at most three times)
+deadline, cancel   → the goal ends now, its tasks are stopped
+"""
+
+from __future__ import annotations
+
+import heapq
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
+
+from pibot.fleet import document, routing
+from pibot.fleet.board import Board
+from pibot.fleet.events import Answered, AnswerJob, Note, PlanJob, Planned
+from pibot.fleet.pool import Pool
+from pibot.fleet.records import TASK_TIMEOUT_S, Goal, Task, add_usage, changed
+
+MAX_REVISIONS = 3
+PLAN_TRIES = 2  # attempts of a planned task before the plan is revised
+CONTEXT_CHARS = 24_000
+
+Emit = Callable[[Any], None]
+StopTasks = Callable[[List[Task], str, str], None]
+
+
+class Goals:
+    def __init__(
+        self, board: Board, pool: Pool, emit: Emit, stop_tasks: StopTasks, model: bool
+    ) -> None:
+        self._board, self._pool, self._emit, self._model = board, pool, emit, model
+        self._stop_tasks = stop_tasks
+        self._started: Dict[str, float] = {}
+        self._deadlines: List[Tuple[float, str]] = []
+        self._composing: Set[str] = set()
+
+    # --- beginning ----------------------------------------------------------------------------
+
+    def submitted(self, goal: Goal, now: float) -> None:
+        """A new goal; one that is here already is left alone."""
+        if goal.id in self._board.goals:
+            return
+        self._start_clock(goal, now)
+        self._route(goal, now)
+
+    def _start_clock(self, goal: Goal, now: float) -> None:
+        self._started[goal.id] = now
+        heapq.heappush(self._deadlines, (now + goal.timeout_s, goal.id))
+
+    def _route(self, goal: Goal, now: float) -> None:
+        route = routing.route(goal, self._pool, self._model)
+        if route.error is not None:
+            self._finish(goal, "failed", now, error=route.error)
+        elif route.answer is not None:
+            self._finish(goal, "succeeded", now, answer=route.answer)
+        elif route.kind == "plan":
+            goal = self._set(goal, route="plan", state="planning")
+            self._emit(PlanJob(goal))
+        elif route.kind == "answer":
+            goal = self._set(goal, route="answer", state="running")
+            self._emit(AnswerJob(goal))
+        else:
+            goal = self._set(goal, route="direct", state="running")
+            self._add(goal, list(route.tasks), now)
+
+    def resume(self, now: float) -> None:
+        """After a restart: every open goal gets its full time again and goes on where it was."""
+        for goal in list(self._board.goals.values()):
+            if goal.ended:
+                continue
+            self._start_clock(goal, now)
+            if goal.state == "planning":
+                self._emit(PlanJob(goal, self._history(goal)))
+            elif goal.route == "answer":
+                self._emit(AnswerJob(goal))
+            else:
+                self._settle(goal, now)
+
+    # --- planning -----------------------------------------------------------------------------
+
+    def planned(self, event: Planned, now: float) -> None:
+        goal = self._open(event.goal)
+        if goal is None or goal.state != "planning" or goal.revision != event.revision:
+            return
+        goal = changed(goal, usage=add_usage(goal.usage, event.usage))
+        if event.error is not None:
+            self._finish(goal, "failed", now, error=event.error)
+        elif event.answer is not None:
+            self._finish(goal, "succeeded", now, answer=event.answer)
+        else:
+            goal = self._set(goal, state="running")
+            self._add(goal, self._from_plan(goal, event.tasks), now)
+
+    def _from_plan(self, goal: Goal, planned: Sequence[Dict[str, Any]]) -> List[Task]:
+        """Make tasks of a validated plan; `needs` may name succeeded tasks of earlier plans."""
+        known: Dict[str, Tuple[str, ...]] = {}
+        for old in self._board.of(goal.id):
+            if old.state == "succeeded":
+                known[old.name] = (*known.get(old.name, ()), old.id)
+        tasks: List[Task] = []
+        made: Dict[str, List[Task]] = {}
+        for item in planned:
+            workers = self._everyone(item) if item.get("all") else [item.get("worker") or ""]
+            made[item["id"]] = [_planned_task(goal, item, worker) for worker in workers]
+            tasks += made[item["id"]]
+        tasks = self._numbered(goal, tasks)
+        for task in tasks:
+            if task.name in made:
+                known[task.name] = tuple(t.id for t in tasks if t.name == task.name)
+        return [
+            changed(t, needs=tuple(i for name in t.needs for i in known.get(name, ())))
+            for t in tasks
+        ]
+
+    def _everyone(self, item: Dict[str, Any]) -> List[str]:
+        return [w.name for w in self._pool.online()] or [""]
+
+    def _numbered(self, goal: Goal, tasks: List[Task]) -> List[Task]:
+        first = len(self._board.of(goal.id)) + 1
+        return [changed(t, id=f"{goal.id}-{first + i}") for i, t in enumerate(tasks)]
+
+    def _add(self, goal: Goal, tasks: List[Task], now: float) -> None:
+        """Write the goal's new tasks down; those that wait for nothing are queued."""
+        tasks = tasks if tasks and tasks[0].id else self._numbered(goal, tasks)
+        for task in tasks:
+            self._emit(task if task.ended else changed(task, state=self._first_state(task)))
+        self._settle(goal, now)
+
+    def _first_state(self, task: Task) -> str:
+        return "queued" if all(self._succeeded(n) for n in task.needs) else "blocked"
+
+    def _succeeded(self, task_id: str) -> bool:
+        task = self._board.tasks.get(task_id)
+        return task is not None and task.state == "succeeded"
+
+    # --- going on -----------------------------------------------------------------------------
+
+    def task_ended(self, task: Task, now: float) -> None:
+        goal = self._open(task.goal)
+        if goal is None:
+            return
+        for other in self._board.of(goal.id):
+            if other.state != "blocked" or task.id not in other.needs:
+                continue
+            if task.state != "succeeded":
+                why = f"it needs {task.name or task.id}, which {_ended_how(task)}"
+                self._emit(changed(other, state="cancelled", error=why))
+                self.task_ended(self._board.tasks[other.id], now)
+            elif all(self._succeeded(n) for n in other.needs):
+                self._emit(changed(other, state="queued"))
+        self._settle(goal, now)
+
+    def _settle(self, goal: Goal, now: float) -> None:
+        """When no task is left to do: answer, revise the plan, or fail."""
+        now_it_is = self._open(goal.id)
+        if now_it_is is None or now_it_is.state != "running" or goal.id in self._composing:
+            return
+        goal, tasks = now_it_is, [t for t in self._board.of(goal.id) if t.needed]
+        if not tasks or any(not t.ended for t in tasks):
+            return
+        if all(t.state == "succeeded" for t in tasks):
+            self._compose(goal, tasks, now)
+        elif goal.route == "plan" and goal.revision < MAX_REVISIONS and not _stopped(tasks):
+            self._revise(goal, tasks)
+        else:
+            self._finish(goal, _failed_state(tasks), now, answer=document.not_done(tasks))
+
+    def _compose(self, goal: Goal, tasks: List[Task], now: float) -> None:
+        if goal.route == "direct":
+            self._finish(goal, "succeeded", now, answer=document.rows(goal, tasks))
+            return
+        self._composing.add(goal.id)
+        self._emit(AnswerJob(goal, document.results(tasks)))
+
+    def _revise(self, goal: Goal, tasks: List[Task]) -> None:
+        history = self._history(goal)
+        for task in tasks:
+            if task.state != "succeeded":
+                self._emit(changed(task, needed=False))
+        goal = self._set(goal, state="planning", revision=goal.revision + 1)
+        self._emit(Note(goal.id, "a task failed for good: the plan is being revised"))
+        self._emit(PlanJob(goal, history))
+
+    def _history(self, goal: Goal) -> Tuple[Dict[str, Any], ...]:
+        return document.results(self._board.of(goal.id))
+
+    def answered(self, event: Answered, now: float) -> None:
+        self._composing.discard(event.goal)
+        goal = self._open(event.goal)
+        if goal is None or goal.state != "running":
+            return
+        goal = changed(goal, usage=add_usage(goal.usage, event.usage))
+        tasks = [t for t in self._board.of(goal.id) if t.needed]
+        if event.answer:
+            self._finish(goal, "succeeded", now, answer=event.answer)
+        elif tasks:
+            # The work is done: without the model's words the results still are the answer.
+            self._finish(goal, "succeeded", now, answer=document.rows(goal, tasks))
+        else:
+            self._finish(goal, "failed", now, error=event.error or "the model gave no answer")
+
+    # --- ending -------------------------------------------------------------------------------
+
+    def end_early(self, goal_id: str, state: str, why: str, now: float) -> None:
+        """Cancel or time out: the goal ends now, its tasks as soon as their workers say so."""
+        goal = self._open(goal_id)
+        if goal is None:
+            return
+        tasks = self._board.of(goal_id)
+        self._finish(goal, state, now, error=why)
+        self._stop_tasks(tasks, "cancelled", why)
+
+    def _finish(
+        self,
+        goal: Goal,
+        state: str,
+        now: float,
+        answer: Optional[str] = None,
+        error: Optional[str] = None,
+    ) -> None:
+        seconds = round(now - self._started.pop(goal.id, now), 3)
+        if state != "succeeded" and error is None:
+            failed = [t.error for t in self._board.of(goal.id) if t.needed and t.error]
+            error = failed[0] if failed else state
+        self._set(goal, state=state, answer=answer, error=error, seconds=seconds)
+
+    def next_deadline(self) -> Optional[float]:
+        while self._deadlines and self._deadlines[0][1] not in self._started:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def deadlines(self, now: float) -> None:
+        while (at := self.next_deadline()) is not None and now >= at:
+            goal_id = heapq.heappop(self._deadlines)[1]
+            limit = self._board.goals[goal_id].timeout_s
+            self.end_early(goal_id, "timed_out", f"not finished within {limit:g} s", now)
+
+    # --- again --------------------------------------------------------------------------------
+
+    def retry(self, goal: Goal, tasks: Sequence[Task], key: str, now: float) -> None:
+        """Do what did not succeed again, as new tasks: a task has one result, for ever.
+
+        `goal` has ended; `key` is its id or that of one of its tasks.
+        """
+        goal = changed(goal, state="running", answer=None, error=None, revision=0, seconds=0.0)
+        self._start_clock(goal, now)
+        chosen = _to_redo(tasks, key)
+        if not chosen:
+            self._route(changed(goal, state="planning"), now)
+            return
+        self._emit(goal)
+        for task in tasks:
+            self._board.apply(task)
+        fresh = self._numbered(goal, [_again(t) for t in chosen])
+        ids = {old.id: new.id for old, new in zip(chosen, fresh)}
+        for old in chosen:
+            self._emit(changed(old, needed=False))
+        moved = [changed(t, needs=tuple(ids.get(n, n) for n in t.needs)) for t in fresh]
+        self._add(goal, moved, now)
+
+    # --- for the scheduler ----------------------------------------------------------------------
+
+    def spec(self, task: Task) -> Dict[str, Any]:
+        """What the worker is told to do."""
+        if task.skill:
+            return {"skill": task.skill, "args": task.args}
+        goal = self._board.goals.get(task.goal)
+        needed = [self._board.tasks[n] for n in task.needs if n in self._board.tasks]
+        return {
+            "goal": task.text,
+            "context": document.context(goal.text if goal else "", needed, CONTEXT_CHARS),
+            "skills": list(task.skills),
+            "acceptance": task.acceptance,
+        }
+
+    def _open(self, goal_id: str) -> Optional[Goal]:
+        goal = self._board.goals.get(goal_id)
+        return None if goal is None or goal.ended else goal
+
+    def _set(self, goal: Goal, **changes: Any) -> Goal:
+        goal = changed(goal, **changes)
+        self._emit(goal)
+        return goal
+
+
+def _planned_task(goal: Goal, item: Dict[str, Any], worker: str) -> Task:
+    return Task(
+        id="",
+        goal=goal.id,
+        name=item["id"],
+        text=item["goal"],
+        needs=tuple(item.get("needs") or ()),
+        skills=tuple(item.get("skills") or ()),
+        worker=worker,
+        tags=tuple(item.get("tags") or ()),
+        acceptance=item.get("acceptance") or "",
+        timeout_s=float(item.get("timeout_s") or TASK_TIMEOUT_S),
+        on_lost=item.get("on_lost") or "rerun",
+        tries=PLAN_TRIES,
+    )
+
+
+def _ended_how(task: Task) -> str:
+    return "was cancelled" if task.state == "cancelled" else task.state.replace("_", " ")
+
+
+def _stopped(tasks: List[Task]) -> bool:
+    """Whether a person stopped one of them: then nobody wants another plan."""
+    return any(t.cancel and t.state == "cancelled" for t in tasks)
+
+
+def _failed_state(tasks: List[Task]) -> str:
+    if _stopped(tasks):
+        return "cancelled"
+    states = {t.state for t in tasks}
+    return "timed_out" if "timed_out" in states and "failed" not in states else "failed"
+
+
+def _to_redo(tasks: Sequence[Task], key: str) -> List[Task]:
+    """What did not succeed: all of it, or one task and what needs it."""
+    left = [t for t in tasks if t.needed and t.state != "succeeded"]
+    if all(t.id != key for t in tasks):
+        return left
+    wanted = {key}
+    for task in left:  # in the order of their making: needs come first
+        if wanted.intersection(task.needs):
+            wanted.add(task.id)
+    return [t for t in left if t.id in wanted]
+
+
+def _again(task: Task) -> Task:
+    tries = PLAN_TRIES if task.name else 1
+    return changed(
+        task,
+        state="blocked",
+        attempt=0,
+        assignee="",
+        failed_on=(),
+        losses=0,
+        cancel=False,
+        result=None,
+        error=None,
+        usage={},
+        tries=tries,
+    )

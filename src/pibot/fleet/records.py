@@ -1,0 +1,153 @@
+"""The master's records and facts. A fact says how a record stands now; applying it twice is once.
+
+    goal   planning → running → succeeded | failed | cancelled | timed_out
+    task   blocked → queued → assigned → running → succeeded | failed | cancelled | timed_out
+
+A loss of the worker takes a task back from `assigned` or `running` to `queued`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from typing import Any, Dict, FrozenSet, List, Optional, Tuple, Type, TypeVar, Union
+
+TERMINAL: FrozenSet[str] = frozenset({"succeeded", "failed", "cancelled", "timed_out"})
+HELD: FrozenSet[str] = frozenset({"assigned", "running"})
+
+GOAL_TIMEOUT_S = 600.0
+TASK_TIMEOUT_S = 300.0
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a user asked for. `route` says how it is done:
+
+    direct: its tasks were known at once, their results are the answer;
+    plan:   a model plans it, and puts the answer together;
+    answer: the master answers it by itself.
+    """
+
+    id: str
+    text: str = ""
+    skill: str = ""
+    args: Dict[str, Any] = field(default_factory=dict)
+    on: str = ""
+    all: bool = False
+    tag: str = ""
+    timeout_s: float = GOAL_TIMEOUT_S
+    chat: str = ""
+    ask_id: Optional[str] = None
+    asked: bool = False  # came over the `ask` topic: its answer goes to `answer/…`
+    state: str = "planning"
+    route: str = ""
+    revision: int = 0  # how often the plan was revised
+    answer: Optional[str] = None
+    error: Optional[str] = None
+    usage: Dict[str, int] = field(default_factory=dict)  # of the master's own model calls
+    seconds: float = 0.0
+    created: str = ""  # ISO 8601 with offset, by the master's clock: for people only
+
+    @property
+    def ended(self) -> bool:
+        return self.state in TERMINAL
+
+
+@dataclass(frozen=True)
+class Task:
+    """The unit that one worker executes: a skill with its arguments, or words for an agent."""
+
+    id: str
+    goal: str
+    name: str = ""  # the plan's own id for it
+    text: str = ""
+    skill: str = ""
+    args: Dict[str, Any] = field(default_factory=dict)
+    needs: Tuple[str, ...] = ()
+    skills: Tuple[str, ...] = ()
+    worker: str = ""  # the only worker that may do it
+    tags: Tuple[str, ...] = ()
+    acceptance: str = ""
+    timeout_s: float = TASK_TIMEOUT_S
+    on_lost: str = "rerun"
+    tries: int = 1  # attempts that may fail before the task has
+    needed: bool = True  # False once a revised plan or a retry took its place
+    state: str = "blocked"
+    attempt: int = 0
+    assignee: str = ""
+    failed_on: Tuple[str, ...] = ()
+    losses: int = 0
+    cancel: bool = False
+    result: Optional[Dict[str, Any]] = None
+    error: Optional[str] = None
+    usage: Dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> bool:
+        return self.state in TERMINAL
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How one attempt ended, with its trace: kept for `show`, never read by the scheduler."""
+
+    task: str
+    attempt: int
+    worker: str
+    state: str
+    error: Optional[str] = None
+    result: Optional[Dict[str, Any]] = None
+    usage: Dict[str, int] = field(default_factory=dict)
+    trace: List[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A worker that this master has met."""
+
+    worker: str
+    facts: Dict[str, Any]
+
+
+Fact = Union[Goal, Task, Attempt, Known]
+
+
+R = TypeVar("R")
+
+
+def changed(record: R, **fields: Any) -> R:
+    """The record with some fields replaced; `dataclasses.replace` takes five times as long."""
+    fresh = object.__new__(type(record))
+    fresh.__dict__.update(record.__dict__, **fields)
+    return fresh
+
+
+def add_usage(first: Dict[str, int], second: Dict[str, Any]) -> Dict[str, int]:
+    """Sum two usages; what is not a count is left out."""
+    total = dict(first)
+    for key in ("input_tokens", "output_tokens", "model_calls"):
+        value = second.get(key, 0)
+        total[key] = total.get(key, 0) + (value if isinstance(value, int) else 0)
+    return total
+
+
+T = TypeVar("T")
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
+def to_json(record: Any) -> str:
+    """A record as the journal keeps it."""
+    return _ENCODER.encode(record.__dict__)
+
+
+def from_json(cls: Type[T], text: str) -> T:
+    """Read a record back; a field that this version does not know is left out."""
+    stored = json.loads(text)
+    names = {f.name: f.default for f in fields(cls)}  # type: ignore[arg-type]
+    kept = {k: v for k, v in stored.items() if k in names}
+    for name, value in kept.items():
+        if isinstance(names[name], tuple):
+            kept[name] = tuple(value)
+    return cls(**kept)

@@ -1,0 +1,82 @@
+"""The fleet's state as documents: `status --json`, `view/…`, `/health`. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional
+
+from pibot.fleet.pool import Pool, Worker
+from pibot.fleet.records import Task
+
+_NUMBERS = ("cpu_temp_c", "load1", "mem_used_pct", "disk_used_pct")
+
+
+def worker_row(worker: Worker, now: float) -> Dict[str, Any]:
+    """A worker as `status --json` shows it; null where its machine cannot say."""
+    facts = worker.facts
+    heard = worker.heard_at != float("-inf")
+    row: Dict[str, Any] = {
+        "worker_id": worker.name,
+        "state": worker.state,
+        "current_tasks": sorted(worker.tasks),
+        "slots": worker.slots,
+        "tags": sorted(worker.tags),
+        "skills": sorted(worker.skills),
+        "version": _text(facts.get("version")),
+        "last_seen_s": round(now - worker.heard_at, 1) if heard else None,
+    }
+    for key in _NUMBERS:
+        row[key] = _number(facts.get(key))
+    throttled = facts.get("throttled")
+    row["throttled"] = throttled if isinstance(throttled, bool) else None
+    if worker.alarm:
+        row["alarm"] = worker.alarm
+    return row
+
+
+def counts(pool: Pool) -> Dict[str, int]:
+    """How many workers there are, and how many of them are idle, busy, offline."""
+    states = [w.state for w in pool.workers.values()]
+    return {
+        "total": len(states),
+        "idle": states.count("idle"),
+        "busy": states.count("busy"),
+        "offline": states.count("offline"),
+    }
+
+
+def fleet_document(fleet: str, epoch: int, pool: Pool, now: float) -> Dict[str, Any]:
+    rows = [worker_row(w, now) for _, w in sorted(pool.workers.items())]
+    return {"fleet": fleet, "epoch": epoch, **counts(pool), "workers": rows}
+
+
+def skills_document(pool: Pool, on: str) -> Dict[str, Any]:
+    """Every skill once, with the workers that have it."""
+    found: Dict[str, Dict[str, Any]] = {}
+    for name, worker in sorted(pool.workers.items()):
+        for skill in worker.announced if on in ("", name) else []:
+            entry = found.setdefault(skill["name"], {**skill, "workers": []})
+            entry["workers"].append(name)
+    return {"skills": [found[name] for name in sorted(found)]}
+
+
+def task_view(task: Task) -> Dict[str, Any]:
+    """What people may see of a task: no goal text and no result."""
+    return {
+        "task_id": task.id,
+        "goal_id": task.goal,
+        "state": task.state,
+        "worker_id": task.assignee or None,
+        "attempt": task.attempt,
+    }
+
+
+def alarms(pool: Pool) -> List[str]:
+    return [w.alarm for _, w in sorted(pool.workers.items()) if w.alarm]
+
+
+def _number(value: Any) -> Optional[float]:
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _text(value: Any) -> Optional[str]:
+    return value[:64] if isinstance(value, str) else None

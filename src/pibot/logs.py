@@ -1,0 +1,113 @@
+"""Logging for a role: one line a record on standard error, and a file when one is wanted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import List, Tuple
+
+from pibot.config import NO_KEY, Settings
+from pibot.errors import ConfigError
+
+FILE_BYTES = 5_000_000
+FILES = 3  # the current one and two older
+_PLAIN = "%(levelname)s %(name)s: %(message)s"
+_TIMED = "%(asctime)s " + _PLAIN
+_SHORTEST_SECRET = 4  # a shorter one would blot out ordinary words
+# Control characters, and what turns the direction or the line of the text that follows.
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def setup(role: str, settings: Settings, *, debug: bool = False) -> None:
+    """Send this process's log records to standard error and, with a log_dir, to a file.
+
+    Secrets of the settings become ***, and no record can hold a second line or a control
+    character. Raises ConfigError when the file cannot be written. Clients log warnings only.
+    """
+    secrets = _secrets(settings)
+    screen = logging.StreamHandler(sys.stderr)
+    screen.setFormatter(_OneLine(_PLAIN if _is_journal() else _TIMED, secrets, debug))
+    handlers: List[logging.Handler] = [screen]
+    if settings.log_dir is not None and role in ("master", "worker"):
+        handlers.append(_file(settings.log_dir, _file_name(role, settings), secrets))
+    root = logging.getLogger()
+    for old in [h for h in root.handlers if isinstance(h.formatter, _OneLine)]:
+        root.removeHandler(old)
+        old.close()
+    for handler in handlers:
+        root.addHandler(handler)
+    root.setLevel(logging.WARNING)  # libraries; PiBot's own records have their own level
+    usual = logging.WARNING if role == "client" else logging.INFO
+    logging.getLogger("pibot").setLevel(logging.DEBUG if debug else usual)
+    logging.raiseExceptions = False  # a full disk must not fill the journal with tracebacks
+
+
+class _OneLine(logging.Formatter):
+    """A record as one safe line; `traces` keeps the tracebacks, with their lines escaped."""
+
+    def __init__(self, form: str, secrets: Tuple[str, ...], traces: bool) -> None:
+        super().__init__(form)
+        self._secrets = secrets
+        self._traces = traces
+
+    def format(self, record: logging.LogRecord) -> str:
+        plain = logging.makeLogRecord(record.__dict__)  # handlers share a record's cached text
+        plain.exc_text = None
+        if record.exc_info and not self._traces:
+            error = record.exc_info[1]
+            plain.msg = f"{record.getMessage()} ({type(error).__name__}: {error})"
+            plain.args, plain.exc_info, plain.stack_info = None, None, None
+        line = super().format(plain)
+        for secret in self._secrets:
+            line = line.replace(secret, "***")
+        return _UNSAFE.sub(_escape, line)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
+
+
+def _secrets(settings: Settings) -> Tuple[str, ...]:
+    """Longest first, so that a secret within another does not leave the rest behind."""
+    api_key = settings.model.api_key if settings.model else None
+    found = {settings.mqtt_password, settings.key, settings.http_token, api_key} - {NO_KEY}
+    secrets = [secret for secret in found if secret and len(secret) >= _SHORTEST_SECRET]
+    return tuple(sorted(secrets, key=len, reverse=True))
+
+
+def _is_journal() -> bool:
+    """Whether standard error itself is the journal, which adds the time.
+
+    The variable alone proves nothing: a terminal opened from a desktop session inherits it.
+    """
+    try:
+        status = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError, AttributeError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def _file_name(role: str, settings: Settings) -> str:
+    return "worker.log" if role == "worker" else f"master_{settings.fleet}.log"
+
+
+def _file(folder: Path, name: str, secrets: Tuple[str, ...]) -> logging.Handler:
+    from logging.handlers import RotatingFileHandler  # 0.6 MB of memory, only for who wants it
+
+    try:
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        handler = RotatingFileHandler(
+            folder / name, maxBytes=FILE_BYTES, backupCount=FILES - 1, encoding="utf-8"
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"Cannot write {folder / name} ({error.strerror}): make the directory writable for"
+            " this user, or set PIBOT_LOG_DIR to another."
+        ) from None
+    handler.setFormatter(_OneLine(_TIMED, secrets, traces=True))
+    return handler

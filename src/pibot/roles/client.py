@@ -1,0 +1,388 @@
+"""A client of the fleet, for the command line and for Python programs (docs/python.md).
+
+One thread speaks with the broker; callers wait for replies. A request is repeated until it is
+answered; a goal that is followed survives a restart of the master and of the broker.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import random
+import secrets
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional
+
+from pibot import broker, config
+from pibot import messages as msg
+from pibot.config import Settings
+from pibot.errors import BadMessage, PibotError, Refused, TimedOut, Unreachable, UsageError
+from pibot.mailbox import Mailbox
+from pibot.roles.common import Stop, link, new_nonce
+from pibot.session import Guest
+from pibot.signing import Unsigned
+from pibot.topics import Topics
+from pibot.transport import PahoTransport
+from pibot.wire import WHOLE_BYTES, Reader, Writer
+
+CONNECT_S = 5.0
+REQUEST_S = 15.0
+RESEND_S = 1.0
+FOLLOW_S = 2.0
+GRACE_S = 15.0  # beyond a goal's deadline, for the master to say so
+Document = Dict[str, Any]
+OnEvent = Callable[[str, Document], None]
+
+
+class Pending:
+    """A request that waits for its reply; it is repeated until then."""
+
+    def __init__(self, message: msg.Message) -> None:
+        self.message = message
+        self.ids: List[str] = []  # of the messages that carried it
+        self.reply: Optional[msg.Reply] = None
+        self.done = threading.Event()
+        self.resend_at = 0.0
+
+    def wait(self, timeout_s: float) -> Optional[Document]:
+        """The reply's data, None if none came in time; raise what the master says is wrong."""
+        if not self.done.wait(timeout_s) or self.reply is None:
+            self.done.set()  # nobody waits any more
+            return None
+        if self.reply.error:
+            raise _as_error(self.reply.error)
+        return self.reply.data
+
+
+class Fleet:
+    """A connection to a fleet's master. Use `Fleet.connect()`; close it, or use `with`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.name = settings.client or f"cli-{secrets.token_hex(4)}"
+        self._topics = Topics(settings.fleet)
+        self._mailbox = Mailbox()
+        self._reader = Reader(Unsigned())
+        self._writer = Writer(f"c:{self.name}", self.name, Unsigned())
+        self._guest = Guest(new_nonce, random.random)
+        self._start = new_nonce()
+        self._sent: Dict[str, Pending] = {}
+        self._waiting: "Dict[int, Pending]" = {}
+        self._look_at = 0.0
+        self._following: Dict[str, "queue.SimpleQueue[msg.Event]"] = {}
+        self._welcomed = threading.Event()
+        self._trouble = ""
+        self._transport: Optional[PahoTransport] = None
+        self._thread: Optional[threading.Thread] = None
+
+    @classmethod
+    def connect(
+        cls, settings: Optional[Settings] = None, env_file: Optional[str] = None
+    ) -> "Fleet":
+        """Connect with the settings of the environment and of `.env`, as the commands do.
+
+        Raises ConfigError for bad settings, Unreachable when no broker or no master answers
+        within 5 seconds.
+        """
+        if settings is None:
+            program = Path(sys.argv[0] or ".")
+            chosen = Path(env_file) if env_file else None
+            settings = config.load("client", {}, os.environ, chosen, program)
+        fleet = cls(settings)
+        try:
+            fleet.open()
+        except BaseException:
+            fleet.close()
+            raise
+        return fleet
+
+    def open(self) -> None:
+        host, port = broker.locate(self._settings)
+        there = link(self._settings, host, port)
+        self._transport = PahoTransport(
+            there, self.name, [self._topics.client(self.name, "rep"), self._topics.announce]
+        )
+        self._transport.start(
+            lambda topic, payload: self._mailbox.offer((topic, payload)),
+            lambda up, why: self._mailbox.put((up, why)),
+        )
+        self._thread = threading.Thread(target=self._loop, name="fleet", daemon=True)
+        self._thread.start()
+        if not self._welcomed.wait(CONNECT_S):
+            raise Unreachable(
+                self._trouble
+                or f"no master of the fleet {self._settings.fleet!r} answers at {there.where()}: "
+                "start one with `pibot.pyz --role master`"
+            )
+
+    def close(self) -> None:
+        self._mailbox.put(Stop())
+        if self._thread is not None:
+            self._thread.join(2.0)
+        if self._transport is not None:
+            self._transport.close()
+
+    def __enter__(self) -> "Fleet":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- what a fleet can do ----------------------------------------------------------------------
+
+    def run(
+        self,
+        goal: str,
+        on: Optional[str] = None,
+        *,
+        all: bool = False,
+        tag: Optional[str] = None,
+        timeout_s: float = 600.0,
+        chat: str = "",
+        on_event: Optional[OnEvent] = None,
+    ) -> Document:
+        """Give the fleet a goal in words and wait; return the document of `run --json`.
+
+        A goal that fails is no exception: look at `["state"]`. Raises Refused or UsageError when
+        the master does not take it, TimedOut when no outcome came in time.
+        """
+        submit = msg.Submit(
+            new_goal_id(),
+            goal=goal,
+            on=on or "",
+            all=all,
+            tag=tag or "",
+            chat=chat,
+            timeout_s=float(timeout_s),
+            follow=True,
+        )
+        return self.finish(submit, on_event)
+
+    def run_skill(
+        self,
+        name: str,
+        args: Optional[Mapping[str, Any]] = None,
+        on: Optional[str] = None,
+        *,
+        all: bool = False,
+        tag: Optional[str] = None,
+        timeout_s: float = 600.0,
+        on_event: Optional[OnEvent] = None,
+    ) -> Document:
+        """Run a skill, no model involved; otherwise as `run`."""
+        submit = msg.Submit(
+            new_goal_id(),
+            skill=name,
+            args=dict(args or {}),
+            on=on or "",
+            all=all,
+            tag=tag or "",
+            timeout_s=float(timeout_s),
+            follow=True,
+        )
+        return self.finish(submit, on_event)
+
+    def get_status_summary(self) -> Document:
+        """The document of `status --json`: total, idle, busy, offline, and a row a worker."""
+        return self.ask(msg.Listing("workers"))
+
+    def check_all_workers_health(self) -> Dict[str, bool]:
+        """Whether each worker answers: {worker_id: bool}."""
+        rows = self.get_status_summary()["workers"]
+        return {r["worker_id"]: r["state"] not in ("offline", "incompatible") for r in rows}
+
+    def finish(self, submit: msg.Submit, on_event: Optional[OnEvent] = None) -> Document:
+        """Submit a goal and follow it to its end."""
+        events = self._following.setdefault(submit.goal_id, queue.SimpleQueue())
+        self.ask(submit)
+        if on_event:
+            on_event("submitted", {"goal_id": submit.goal_id})
+        return self._wait(submit.goal_id, events, submit.timeout_s + GRACE_S, on_event)
+
+    def follow(self, goal_id: str, on_event: Optional[OnEvent] = None) -> Document:
+        """Wait for a goal that was submitted before."""
+        events = self._following.setdefault(goal_id, queue.SimpleQueue())
+        return self._wait(goal_id, events, float("inf"), on_event)
+
+    def ask(self, message: msg.Message, timeout_s: float = REQUEST_S) -> Document:
+        """Send a request and return its reply's data; raise what the master says is wrong."""
+        data = self.send(message).wait(timeout_s)
+        if data is None:
+            raise Unreachable(
+                self._trouble or "the master does not answer any more: is it running?"
+            )
+        return data
+
+    def send(self, message: msg.Message) -> Pending:
+        """Send a request without waiting for its reply; raise UsageError if it cannot be sent."""
+        _check(message, self.name)
+        pending = Pending(message)
+        self._mailbox.put(pending)
+        return pending
+
+    def _wait(
+        self,
+        goal_id: str,
+        events: "queue.SimpleQueue[msg.Event]",
+        patience_s: float,
+        on_event: Optional[OnEvent],
+    ) -> Document:
+        give_up = time.monotonic() + patience_s
+        try:
+            while time.monotonic() < give_up:
+                event = self._next_event(goal_id, events)
+                if event is not None and event.kind == "done":
+                    if on_event:
+                        on_event("done", event.data)
+                    return dict(event.data["document"])
+                if event is not None and on_event:
+                    on_event(event.kind, event.data)
+        finally:
+            self._following.pop(goal_id, None)
+        raise TimedOut(
+            f"goal {goal_id} has no outcome yet: look later with `pibot.pyz show {goal_id}`"
+        )
+
+    def _next_event(
+        self, goal_id: str, events: "queue.SimpleQueue[msg.Event]"
+    ) -> Optional[msg.Event]:
+        """The next event; when none comes for a while, ask how things stand."""
+        try:
+            return events.get(timeout=FOLLOW_S)
+        except queue.Empty:
+            pass
+        try:
+            state = self.ask(msg.Follow(goal_id), FOLLOW_S)
+        except Unreachable:
+            return None  # the master or the broker may come back; the goal is not lost
+        if "document" in state:
+            return msg.Event(goal_id, "done", state)
+        return None
+
+    # --- the thread -------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        while True:
+            for item in self._mailbox.collect(self._wait_s()):
+                if isinstance(item, Stop):
+                    return
+                self._take(item, time.monotonic())
+            self._timers(time.monotonic())
+
+    def _wait_s(self) -> float:
+        hello_at = self._guest.wake_at()
+        times = [] if hello_at is None else [hello_at]
+        if self._waiting:
+            times.append(self._look_at)
+        return max(0.0, min(min(times, default=float("inf")) - time.monotonic(), 1.0))
+
+    def _take(self, item: Any, now: float) -> None:
+        if isinstance(item, Pending):
+            self._waiting[id(item)] = item
+            if self._guest.channel is not None:
+                self._send_now(item, now)
+        elif isinstance(item[0], str):
+            try:
+                self._take_packet(item[0], item[1], now)
+            except BadMessage:
+                pass  # the request is repeated; a stranger's packet is nobody's business
+        elif item[0]:
+            self._trouble = ""
+            self._guest.channel = None
+            self._guest.again(now)
+        else:
+            self._trouble = item[1]
+
+    def _take_packet(self, topic: str, payload: bytes, now: float) -> None:
+        kid, header, message = self._reader.read(topic, payload)
+        if kid != "m:master":
+            return
+        if isinstance(message, msg.Welcome):
+            if self._guest.welcomed(header, message, self._hello(message.nonce)):
+                self._welcomed.set()
+                for pending in self._waiting.values():
+                    self._send_now(pending, now)
+        elif isinstance(message, (msg.Announce, msg.Refusal)):
+            self._guest.again(now, 0.2)
+        elif self._guest.accepts(header):
+            if isinstance(message, msg.Chunk):
+                whole = self._reader.join(topic, header, message)
+                if whole is None or not self._guest.accepts(whole[0]):
+                    return
+                message = whole[1]
+            self._answered(message)
+
+    def _answered(self, message: msg.Message) -> None:
+        if isinstance(message, msg.Reply):
+            pending = self._sent.get(message.re)
+            if pending is not None:
+                pending.reply = message
+                pending.done.set()
+                self._forget(pending)
+        elif isinstance(message, msg.Event):
+            events = self._following.get(message.goal_id)
+            if events is not None:
+                events.put(message)
+
+    def _hello(self, nonce: str) -> msg.Hello:
+        return msg.Hello(nonce, self._start)
+
+    def _forget(self, pending: Pending) -> None:
+        self._waiting.pop(id(pending), None)
+        for sent in pending.ids:
+            self._sent.pop(sent, None)
+
+    def _timers(self, now: float) -> None:
+        if self._guest.due(now):
+            self._publish(self._hello(self._guest.hello_nonce(now)), joining=True)
+        if now < self._look_at:
+            return
+        self._look_at = now + RESEND_S / 4
+        for pending in list(self._waiting.values()):
+            if pending.done.is_set():
+                self._forget(pending)
+            elif self._guest.channel is not None and now >= pending.resend_at:
+                self._send_now(pending, now)
+
+    def _send_now(self, pending: Pending, now: float) -> None:
+        pending.resend_at = now + RESEND_S
+        self._publish(pending.message)
+        pending.ids.append(self._writer.last_id)
+        self._sent[self._writer.last_id] = pending
+
+    def _publish(self, message: msg.Message, joining: bool = False) -> None:
+        assert self._transport is not None
+        topic = self._topics.client(self.name, "req")
+        channel = None if joining else self._guest.channel
+        for packet in self._writer.packets(topic, message, channel, self._guest.epoch):
+            self._transport.publish(topic, packet)
+
+
+def _check(message: msg.Message, name: str) -> None:
+    """Refuse here what the thread that sends could only fail at."""
+    try:
+        size = len(msg.encode(msg.Header(message.t, "", name), message))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"the arguments are not what JSON can hold: {error}") from None
+    if size > WHOLE_BYTES - 1024:  # some room for the header
+        raise UsageError(
+            f"the {message.t} message has {size:,} bytes, more than the {WHOLE_BYTES:,} that may "
+            "be sent"
+        )
+
+
+def new_goal_id() -> str:
+    return "g" + secrets.token_hex(6)
+
+
+_ERRORS = {"usage": UsageError, "config": UsageError, "refused": Refused}
+
+
+def _as_error(error: Mapping[str, Any]) -> PibotError:
+    code, text = str(error.get("code")), str(error.get("message"))
+    made: PibotError = _ERRORS.get(code, Refused)(text)
+    made.code = code
+    return made

@@ -1,0 +1,56 @@
+"""What the master's and the worker's wiring share."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Any, Callable, Dict, Tuple
+
+from pibot.config import Settings
+from pibot.errors import ConfigError
+from pibot.health import HealthServer
+from pibot.transport import Link
+
+log = logging.getLogger("pibot")
+
+PORTS_TRIED = 20
+
+
+class Stop:
+    """Put into a mailbox to end its loop."""
+
+
+def new_nonce() -> str:
+    """64 random bits for a session."""
+    return secrets.token_hex(8)
+
+
+def link(settings: Settings, host: str, port: int) -> Link:
+    ca_file = str(settings.mqtt_ca_file) if settings.mqtt_ca_file else None
+    return Link(host, port, settings.mqtt_username, settings.mqtt_password, ca_file)
+
+
+def serve_health(
+    settings: Settings, answer: Callable[[], Tuple[int, Dict[str, Any]]]
+) -> HealthServer:
+    """Start /health on the configured port; raise ConfigError if somebody else has it.
+
+    The default port is only a habit: when it is taken (a second worker on one machine), the next
+    free one serves, and the log says which.
+    """
+    first = settings.health_port
+    last = first if settings.health_port_explicit else first + PORTS_TRIED
+    for port in range(first, last + 1):
+        server = HealthServer(settings.health_host, port, answer)
+        try:
+            server.start()
+        except ConfigError:
+            if port == last:
+                raise
+            continue
+        if port != first:
+            log.warning(
+                "port %d is in use: /health answers on port %d; choose one with --port", first, port
+            )
+        return server
+    raise AssertionError("the loop returns or raises")

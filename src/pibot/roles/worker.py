@@ -1,0 +1,286 @@
+"""A worker: wires core, journal, skills and broker together; one loop does the effects.
+
+handle → commit → only then send and start. Attempts run in threads of their own.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import platform
+import random
+import secrets
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+from pibot import __version__, broker
+from pibot import messages as msg
+from pibot.agent import attempt, library, souls, workspaces
+from pibot.agent import worker_core as core
+from pibot.agent.journal import Journal
+from pibot.agent.tools import Toolbox
+from pibot.config import Settings, require_credentials
+from pibot.errors import BadMessage, StoreError
+from pibot.mailbox import Mailbox
+from pibot.roles.common import Stop, link, new_nonce, serve_health
+from pibot.session import Guest
+from pibot.signing import Unsigned
+from pibot.skills.core import machine_facts
+from pibot.topics import Topics
+from pibot.transport import LastWill, PahoTransport
+from pibot.wire import Reader, TooLarge, Writer
+
+log = logging.getLogger("pibot.worker")
+
+IDLE_S = 1.0
+FACTS_S = 4.0
+DEGRADED_S = 30.0
+MAX_STEPS_WAITING = 1_000
+
+
+class Ended:
+    """An attempt's thread is done."""
+
+    def __init__(self, result: msg.Result) -> None:
+        self.result = result
+
+
+class Stepped:
+    """An attempt made a step."""
+
+    def __init__(self, task: str, step: Dict[str, Any]) -> None:
+        self.task, self.step = task, step
+
+
+class Worker:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._name = settings.worker_id
+        self._mailbox = Mailbox()
+        self._topics = Topics(settings.fleet)
+        self._reader = Reader(Unsigned())
+        self._writer = Writer(f"w:{self._name}", self._name, Unsigned())
+        self._attempts: Dict[str, attempt.Attempt] = {}
+        self._facts_at = 0.0
+        self._unstored: List[core.Fact] = []
+        self._stopping = False
+        self._transport: Optional[PahoTransport] = None
+
+    def stop(self) -> None:
+        """Ask the loop to end; safe from signal handlers and threads."""
+        self._mailbox.put(Stop())
+
+    def run(self) -> None:
+        """Serve until stop(); raises PibotError when it cannot begin."""
+        require_credentials(self._settings)
+        with ExitStack() as opened:
+            self._open(opened)
+            while not self._stopping:
+                self._turn(self._mailbox.collect(self._wait_s()))
+            for running in self._attempts.values():
+                running.interrupt()
+            for send in self._core.stopping(time.monotonic()).sends:
+                self._publish(send)
+
+    # --- beginning ------------------------------------------------------------------------------
+
+    def _open(self, opened: ExitStack) -> None:
+        settings = self._settings
+        home = settings.state_dir / self._name
+        self._journal = Journal(home / "journal.db")
+        inc, held = self._journal.open()
+        opened.callback(self._journal.close)
+        toolbox, problems = library.load(settings.skills_dir, settings.allow_shell)
+        for problem in problems:
+            log.warning("%s", problem)
+        self._tools = attempt.Tools(
+            toolbox=toolbox,
+            model=_model(settings),
+            soul=souls.load("worker", settings.soul),
+            allow_shell=settings.allow_shell,
+            workspaces=home / "tasks",
+        )
+        start = secrets.token_hex(8)
+        hello = functools.partial(msg.Hello, start=start, inc=inc, facts=_facts(settings, toolbox))
+        guest = Guest(new_nonce, random.random)
+        self._core = core.WorkerCore(hello, settings.slots, guest, random.random, held)
+        opened.callback(serve_health(settings, self._health).close)
+        self._connect(opened, start)
+
+    def _connect(self, opened: ExitStack, start: str) -> None:
+        host, port = broker.locate(self._settings)
+        t = self._topics
+        will_topic = t.worker(self._name, "will")
+        will = LastWill(will_topic, self._writer.packets(will_topic, msg.Will(start))[0])
+        filters = [t.worker(self._name, "cmd"), t.announce]
+        there = link(self._settings, host, port)
+        self._transport = PahoTransport(there, self._name, filters, will)
+        log.info(
+            "worker %s of fleet %s: broker %s", self._name, self._settings.fleet, there.where()
+        )
+        self._transport.start(
+            lambda topic, payload: self._mailbox.offer((topic, payload)),
+            lambda up, why: self._mailbox.put((up, why)),
+        )
+        opened.callback(self._transport.close)
+
+    def _health(self) -> Tuple[int, Dict[str, Any]]:
+        running = self._core.running
+        document = {
+            "status": "healthy",
+            "worker_id": self._name,
+            "current_task": running[0] if running else None,
+        }
+        silent_s = self._core.silent_s(time.monotonic())
+        if silent_s <= DEGRADED_S:
+            return 200, document
+        reason = f"the master has not answered for more than {DEGRADED_S:g} s"
+        return 503, {**document, "status": "degraded", "reason": reason}
+
+    # --- the loop -------------------------------------------------------------------------------
+
+    def _wait_s(self) -> float:
+        return max(0.0, min(self._core.wake_at() - time.monotonic(), IDLE_S))
+
+    def _turn(self, items: List[Any]) -> None:
+        now = time.monotonic()
+        outs = [out for item in items for out in self._take(item, now)]
+        if now >= self._facts_at:
+            self._facts_at = now + FACTS_S
+            self._core.facts = machine_facts()
+        outs.append(self._core.tick(now))
+        facts = [fact for out in outs for fact in out.facts]
+        try:
+            self._store(facts)
+        except StoreError as error:
+            log.error("%s", error)
+            self._unstored = []
+            outs = [self._core.not_stored(out, str(error)) for out in outs]
+        for out in outs:
+            for send in out.sends:
+                self._publish(send)
+            for effect in out.effects:
+                self._do(effect)
+
+    def _store(self, facts: List[core.Fact]) -> None:
+        """Commit; what may be forgotten can wait for the next commit (or a restart)."""
+        self._unstored += facts
+        if any(isinstance(f, core.Held) for f in facts):
+            self._journal.commit(self._unstored)
+            self._unstored = []
+
+    def _take(self, item: Any, now: float) -> List[core.Out]:
+        if isinstance(item, Stop):
+            self._stopping = True
+        elif isinstance(item, Ended):
+            self._attempts.pop(item.result.task, None)
+            return [self._core.ended(item.result, now)]
+        elif isinstance(item, Stepped):
+            return [self._core.step(item.task, item.step, now)]
+        elif isinstance(item[0], str):
+            return self._take_packet(item[0], item[1], now)
+        elif item[0]:
+            log.info("connected to the broker")
+            return [self._core.connected(now)]
+        else:
+            log.warning("%s", item[1])
+        return []
+
+    def _take_packet(self, topic: str, payload: bytes, now: float) -> List[core.Out]:
+        try:
+            kid, header, message = self._reader.read(topic, payload)
+            if kid != "m:master":
+                raise BadMessage(f"{kid} is not the master")
+            if isinstance(message, msg.Chunk):
+                whole = self._reader.join(topic, header, message)
+                if whole is None:
+                    return []
+                header, message = whole
+        except BadMessage as error:
+            log.debug("dropped a message on %s: %s", topic, error)
+            return []
+        return [self._core.received(header, message, now)]
+
+    # --- effects --------------------------------------------------------------------------------
+
+    def _publish(self, send: core.Send) -> None:
+        assert self._transport is not None
+        channel = None if send.joining else self._core.guest.channel
+        topic = self._topics.worker(self._name, send.channel)
+        try:
+            packets = self._writer.packets(topic, send.message, channel, self._core.guest.epoch)
+        except TooLarge as error:
+            log.error("%s", error)
+            return
+        for packet in packets:
+            self._transport.publish(topic, packet, send.qos)
+
+    def _do(self, effect: core.Effect) -> None:
+        if isinstance(effect, core.Start):
+            self._start(effect.assign)
+        elif isinstance(effect, core.Interrupt):
+            log.info("task %s is stopped: %s", effect.task, effect.why)
+            running = self._attempts.get(effect.task)
+            if running is not None:
+                running.interrupt()
+        else:
+            log.error("%s", effect.text)
+
+    def _start(self, assign: msg.Assign) -> None:
+        running = attempt.Attempt(
+            assign, self._tools, functools.partial(self._stepped, assign.task)
+        )
+        self._attempts[assign.task] = running
+        threading.Thread(target=self._run, args=(running,), daemon=True).start()
+
+    def _run(self, running: attempt.Attempt) -> None:
+        try:
+            result = running.run()
+            workspaces.tidy(self._tools.workspaces, running.assign.task)
+        except Exception as error:
+            log.exception("attempt %s failed", running.assign.task)
+            why = f"an internal error: {error}"
+            nothing = {"success": False, "data": {}, "output": why}
+            result = msg.Result(running.assign.task, running.assign.att, "failed", nothing, why)
+        self._mailbox.put(Ended(result))
+
+    def _stepped(self, task: str, step: Any) -> None:
+        if self._mailbox.size() < MAX_STEPS_WAITING:
+            self._mailbox.put(Stepped(task, dict(step)))
+
+
+def _facts(settings: Settings, toolbox: Toolbox) -> Dict[str, Any]:
+    """What a worker says of itself in hello: what does not change while it runs."""
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "host": platform.node(),
+        "machine": _machine(),
+        "pid": os.getpid(),
+        "slots": settings.slots,
+        "tags": list(settings.tags),
+        "model": settings.model is not None,
+        "skills": toolbox.announce(),
+    }
+
+
+def _machine() -> str:
+    """What tells two machines apart that were made from one SD card: a network address."""
+    for found in sorted(Path("/sys/class/net").glob("*/address")):
+        address = found.read_text(encoding="ascii").strip()
+        if found.parent.name != "lo" and address.strip("0:"):
+            return address
+    return "?"
+
+
+def _model(settings: Settings) -> "Any":
+    if settings.model is None:
+        return attempt.no_model
+    from pibot.agent.model import ModelSettings, OpenAIModel
+
+    m = settings.model
+    return attempt.lazily(lambda: OpenAIModel(ModelSettings(m.api_key, m.base_url, m.model)))

@@ -1,0 +1,103 @@
+"""A SQLite file that survives a power cut: WAL, `synchronous=FULL`, a version, a lock.
+
+Both journals are built on it. Statements are committed in groups: one call, one fsync.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any, Iterable, List, Optional, Sequence, TextIO, Tuple
+
+from pibot.errors import StoreError
+
+Statement = Tuple[str, Sequence[Any]]
+
+
+class Store:
+    """One process's own file; a second process that opens it is refused."""
+
+    def __init__(self, path: Path, schema: Sequence[str], version: int) -> None:
+        self._path, self._schema, self._version = path, schema, version
+        self._db: Optional[sqlite3.Connection] = None
+        self._lock: Optional[TextIO] = None
+
+    def open(self) -> None:
+        """Create or open the file; raise StoreError, in words."""
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._take_lock()
+            self._db = sqlite3.connect(str(self._path), isolation_level=None, timeout=5.0)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._prepare()
+        except (OSError, sqlite3.Error) as error:
+            self.close()
+            raise StoreError(f"{self._path} cannot be used: {_words(error)}") from None
+
+    def _take_lock(self) -> None:
+        self._lock = open(self._path.with_suffix(".lock"), "a+", encoding="ascii")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            owner = self._lock.read().strip() or "unknown"
+            raise StoreError(
+                f"{self._path} is in use by another pibot (process {owner}): stop it, or give this "
+                "one a PIBOT_STATE_DIR or WORKER_ID of its own"
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+
+    def _prepare(self) -> None:
+        found = self.rows("PRAGMA user_version")[0][0]
+        if found > self._version:
+            raise StoreError(
+                f"{self._path} was written by a newer pibot (store version {found}, this one knows "
+                f"{self._version}): update this pibot.pyz"
+            )
+        if found < self._version:
+            version = f"PRAGMA user_version={self._version}"
+            self.commit([(s, ()) for s in (*self._schema, version)])
+
+    def _connection(self) -> sqlite3.Connection:
+        assert self._db is not None, "open() comes first"
+        return self._db
+
+    def commit(self, statements: Iterable[Statement]) -> None:
+        """Write all of it or nothing; raise StoreError and leave the file as it was."""
+        db = self._connection()
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            for sql, values in statements:
+                db.execute(sql, values)
+            db.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise StoreError(f"{self._path} cannot be written: {_words(error)}") from None
+
+    def rows(self, sql: str, values: Sequence[Any] = ()) -> List[Tuple[Any, ...]]:
+        return self._connection().execute(sql, values).fetchall()
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def _words(error: Exception) -> str:
+    text = str(error)
+    if "disk is full" in text or "No space left" in text:
+        return "the disk is full: free some space there"
+    if "disk I/O error" in text:
+        return "the disk does not take the data (full, or broken?)"
+    if isinstance(error, PermissionError) or "readonly" in text or "unable to open" in text:
+        return f"{text} (is the directory there, and writable for this user?)"
+    return text

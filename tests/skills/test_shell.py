@@ -1,0 +1,311 @@
+"""Commands: what they print comes back, and nothing of them stays behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, List
+
+import pytest
+
+from pibot.agent.library import declared
+from pibot.agent.tools import Context, Result, Toolbox
+from pibot.skills import SkillError, shell
+
+BOX = Toolbox(declared(shell))
+
+
+def run(ctx: Context, command: Any, **args: Any) -> Result:
+    return BOX.call("shell", {"command": command, **args}, ctx)
+
+
+def processes_with(word: str) -> List[str]:
+    """The command lines of running processes that contain a word."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if word in line and state != "Z":
+            found.append(line)
+    return found
+
+
+def wait_until_gone(word: str) -> None:
+    ends = time.monotonic() + 5
+    while processes_with(word):
+        assert time.monotonic() < ends, processes_with(word)
+        time.sleep(0.01)
+
+
+def wait_until_there(word: str) -> None:
+    ends = time.monotonic() + 5
+    while not processes_with(word):
+        assert time.monotonic() < ends, f"{word} never started"
+        time.sleep(0.01)
+
+
+def test_a_command_line(ctx: Context) -> None:
+    result = run(ctx, "echo one; echo two >&2; pwd")
+    assert result.success
+    seconds = result.data["seconds"]
+    assert 0 < seconds < 5
+    assert result.data == {
+        "exit_status": 0,
+        "stdout": f"one\n{ctx.workspace}\n",
+        "stderr": "two\n",
+        "seconds": seconds,
+    }
+    assert result.output == f"one\n{ctx.workspace}\ntwo"
+
+
+def test_a_list_of_words_is_not_read_by_a_shell(ctx: Context) -> None:
+    result = run(ctx, ["printf", "%s|", "a b", "$HOME", "*", ";", "-n", ""])
+    assert result.data["stdout"] == "a b|$HOME|*|;|-n||"
+
+
+def test_a_failure_tells_status_and_last_lines(ctx: Context) -> None:
+    result = run(ctx, "seq 100; echo bad >&2; exit 3")
+    assert not result.success
+    assert result.output.startswith("the command ended with status 3: 92\n93\n")
+    assert result.output.endswith("100\nbad")
+    assert (result.data["exit_status"], result.data["stderr"]) == (3, "bad\n")
+    assert result.data["stdout"].startswith("1\n2\n")
+
+
+def test_a_signal_is_named(ctx: Context) -> None:
+    result = run(ctx, "kill -SEGV $$")
+    assert result.output == "the command ended with signal 11 (SIGSEGV)"
+    assert result.data["exit_status"] == 139
+
+
+@pytest.mark.parametrize("command", ["no-such-program", ["no-such-program"]])
+def test_a_program_that_is_not_there(ctx: Context, command: Any) -> None:
+    result = run(ctx, command)
+    assert result.data["exit_status"] == 127
+    assert "no-such-program: not found" in result.output
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ({"command": ""}, "the command is empty"),
+        ({"command": []}, "the command is empty"),
+        ({"command": "ls", "timeout_s": 0}, "the command is empty, or timeout_s"),
+        ({"command": "ls", "timeout_s": 1e9}, "the command is empty, or timeout_s"),
+        ({"command": "a\0b"}, "the command could not be started: embedded null byte"),
+        ({"command": "x" * 200_000}, "the command could not be started: "),
+    ],
+)
+def test_commands_that_cannot_be_run(ctx: Context, args: Any, said: str) -> None:
+    result = BOX.call("shell", args, ctx)
+    assert not result.success
+    assert result.output.startswith(said)
+
+
+def test_it_is_off_unless_the_owner_allows_it(ctx: Context) -> None:
+    (declaration,) = declared(shell)
+    assert declaration.available is not None
+    assert declaration.available(True) is None
+    assert "PIBOT_ALLOW_SHELL=1" in str(declaration.available(False))
+    result = run(replace(ctx, allow_shell=False), f"touch {ctx.workspace}/done")
+    assert "PIBOT_ALLOW_SHELL=1" in result.output
+    assert not (ctx.workspace / "done").exists()
+    assert (declaration.repeatable, declaration.sensitive) == (False, True)
+
+
+def test_the_environment_is_small_and_holds_no_secret(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VOLC_API_KEY", "top-secret")
+    monkeypatch.setenv("LD_PRELOAD", "")
+    result = run(ctx, ["env"])
+    names = {line.partition("=")[0] for line in result.output.splitlines()}
+    assert names <= {"PATH", "HOME", "LANG", "PWD"}
+    assert f"HOME={ctx.workspace}" in result.output
+    assert "top-secret" not in result.output
+
+
+def test_there_is_no_input_and_no_inherited_descriptor(ctx: Context) -> None:
+    assert run(ctx, ["cat"]).data["stdout"] == ""
+    reader, writer = os.pipe()
+    os.set_inheritable(reader, True)
+    try:
+        # The last one is the directory that ls reads.
+        assert run(ctx, ["ls", "/proc/self/fd"]).output.split() == ["0", "1", "2", "3"]
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_its_process_group_is_its_own(ctx: Context) -> None:
+    group = run(ctx, "ps -o pgid= -p $$ 2>/dev/null || cut -d' ' -f5 /proc/$$/stat").output.strip()
+    assert int(group) != os.getpgrp()
+
+
+def test_the_limits_are_set(ctx: Context) -> None:
+    limits = run(ctx, "cat /proc/$$/limits /proc/$$/oom_score_adj", timeout_s=10).data["stdout"]
+    rows = {line[:25].strip(): line[25:].split() for line in limits.splitlines()}
+    cpu_s = str(10 * (os.cpu_count() or 1) + 1)
+    assert rows["Max core file size"][:2] == ["0", "0"]
+    assert rows["Max cpu time"][:2] == [cpu_s, cpu_s]
+    assert rows["Max file size"][0] == str(2**30)
+    assert rows["Max address space"][0] == str(2**32)
+    assert 256 < int(rows["Max processes"][0]) < 20_000
+    assert limits.endswith("\n900\n")
+
+
+def test_a_file_cannot_grow_without_bound(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shell, "_FILE_BLOCKS", 8)
+    result = run(ctx, "head -c 100000 /dev/zero > big")
+    assert not result.success
+    assert (ctx.workspace / "big").stat().st_size == 4096
+
+
+def test_a_time_out_ends_the_whole_group(ctx: Context) -> None:
+    started = time.monotonic()
+    result = run(ctx, "echo begun; sleep 4441 & sleep 4442", timeout_s=0.4)
+    assert time.monotonic() - started < 1.0
+    assert not result.success
+    assert result.output == "the command did not end in 0.4 s and was stopped: begun"
+    assert result.data["stdout"] == "begun\n"
+    wait_until_gone("sleep 444")
+
+
+def test_the_deadline_of_the_task_ends_it_too(ctx: Context) -> None:
+    result = run(replace(ctx, deadline=time.monotonic() + 0.3), "echo begun; exec sleep 4461")
+    assert not result.success
+    assert result.data["stdout"] == "begun\n"
+    wait_until_gone("sleep 4461")
+
+
+def test_a_cancel_ends_the_whole_group(ctx: Context) -> None:
+    times: List[float] = []
+
+    def cancel() -> None:
+        wait_until_there("sleep 4452")
+        times.append(time.monotonic())
+        ctx.cancelled.set()
+
+    threading.Thread(target=cancel, daemon=True).start()
+    result = run(ctx, "trap '' TERM INT HUP; (trap '' TERM; sleep 4451) & sleep 4452; sleep 4452")
+    assert time.monotonic() - times[0] < 0.5
+    assert not result.success
+    assert "cancelled" in result.output
+    wait_until_gone("sleep 445")
+
+
+def test_what_is_left_in_the_background_does_not_hang_the_call_and_is_ended(ctx: Context) -> None:
+    started = time.monotonic()
+    result = run(ctx, "nohup sleep 4471 & (sleep 4472 &) ; echo done")
+    assert time.monotonic() - started < 2
+    assert (result.success, result.data["stdout"]) == (True, "done\n")
+    wait_until_gone("sleep 447")
+
+
+def test_a_daemon_that_holds_the_pipes_does_not_hang_the_call(ctx: Context) -> None:
+    started = time.monotonic()
+    try:
+        result = run(ctx, "setsid sleep 4481 & sleep 0.2; setsid yes 4482 & sleep 0.1; echo done")
+        assert time.monotonic() - started < 3
+        assert result.success
+    finally:
+        # It left the group on purpose: only a namespace would hold it. The test cleans up.
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if words[:2] in ([b"sleep", b"4481"], [b"yes", b"4482"]):
+                os.kill(int(folder.name), 9)
+
+
+def test_many_children_are_all_ended(ctx: Context) -> None:
+    command = "for i in $(seq 60); do sleep 449$i & done; echo started; wait"
+    result = run(ctx, command, timeout_s=1)
+    assert result.data["stdout"] == "started\n"
+    wait_until_gone("sleep 449")
+
+
+def test_huge_output_keeps_head_and_tail(ctx: Context) -> None:
+    result = run(ctx, "echo first; head -c 20000000 /dev/zero | tr '\\0' x; echo; echo last")
+    text = result.data["stdout"]
+    assert result.success
+    assert len(text) < 2 * shell.KEPT_BYTES + 100
+    assert text.startswith("first\nxxx")
+    assert text.endswith("xxx\nlast\n")
+    cut = 20_000_000 + len("first\n\nlast\n") - 2 * shell.KEPT_BYTES
+    assert f"\n[cut: {cut} bytes are left out here]\n" in text
+
+
+@pytest.mark.parametrize("size", [shell.KEPT_BYTES, 2 * shell.KEPT_BYTES])
+def test_output_at_the_limit_is_whole(ctx: Context, size: int) -> None:
+    text = run(ctx, f"head -c {size} /dev/zero | tr '\\0' x").data["stdout"]
+    assert text == "x" * size
+
+
+def test_an_endless_flood_is_stopped_in_time_and_heard_in_moderation(ctx: Context) -> None:
+    heard: List[str] = []
+    started = time.monotonic()
+    result = run(replace(ctx, on_output=heard.append), "yes", timeout_s=0.5)
+    assert time.monotonic() - started < 1.5
+    assert not result.success
+    assert 0 < len(heard) <= 100
+
+
+def test_binary_output_is_text_all_the_same(ctx: Context) -> None:
+    assert run(ctx, "printf 'a\\377b\\000c'").data["stdout"] == "a\ufffdb\0c"
+
+
+def test_output_is_shown_while_it_runs(ctx: Context) -> None:
+    heard: List[str] = []
+    go_on = ctx.workspace / "go-on"
+
+    def hear(line: str) -> None:
+        heard.append(line)
+        go_on.touch()  # the command ends only when its first line was heard
+
+    result = run(
+        replace(ctx, on_output=hear),
+        "echo first; while [ ! -e go-on ]; do sleep 0.01; done; echo err >&2; printf last",
+        timeout_s=5,
+    )
+    assert result.success
+    assert heard[0] == "first"
+    assert sorted(heard) == ["err", "first", "last"]
+
+
+def test_an_error_in_the_listener_leaves_no_process(ctx: Context) -> None:
+    def broken(line: str) -> None:
+        raise RuntimeError("nobody home")
+
+    with pytest.raises(RuntimeError):
+        shell.shell(replace(ctx, on_output=broken), "echo x; sleep 4501")
+    wait_until_gone("sleep 4501")
+
+
+def test_a_command_that_closes_its_output_is_still_waited_for(ctx: Context) -> None:
+    result = run(ctx, "exec >&- 2>&-; sleep 0.2; touch done; exit 4")
+    assert result.data["exit_status"] == 4
+    assert (ctx.workspace / "done").exists()
+
+
+def test_no_descriptor_and_no_zombie_is_left(ctx: Context) -> None:
+    run(ctx, "true")
+    before = len(os.listdir("/proc/self/fd"))
+    for command in ("true", "false", "sleep 0.01 &"):
+        run(ctx, command)
+    assert len(os.listdir("/proc/self/fd")) == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_failed_command_is_a_skill_error(ctx: Context) -> None:
+    with pytest.raises(SkillError) as caught:
+        shell.shell(ctx, "exit 7")
+    assert caught.value.data["exit_status"] == 7
