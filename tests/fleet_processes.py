@@ -39,7 +39,7 @@ _OURS = re.compile(r"PIBOT_|MQTT_|VOLC_|OPENAI_|MODEL_NAME|WORKER_|STATE_DIRECTO
 T = TypeVar("T")
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def program() -> Path:
     """build/pibot.pyz, built first when it is older than what goes into it."""
     inputs = [ROOT / "build" / "make_pyz.py", ROOT / "build" / "pyz_main.py"]
@@ -50,7 +50,7 @@ def program() -> Path:
     return PYZ
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def unpacked() -> Path:
     """Where this test run's processes unpack the pyz: once for all of them."""
     folder = Path(tempfile.mkdtemp(prefix="pibot-test-"))
@@ -272,9 +272,9 @@ class FleetProcesses:
         timeout_s: float = 60.0,
     ) -> Finished:
         """Run a command of the program to its end; `check` is the status that it must have."""
-        args = (*args, "--env-file", self._no_settings(), *(["--json"] if json else []))
+        args = (*args, "--json") if json else args
         done = subprocess.run(
-            command(*args),
+            self.command(*args),
             env={**self.env, **(env or {})},
             input=stdin,
             capture_output=True,
@@ -288,10 +288,14 @@ class FleetProcesses:
         document = json_module.loads(done.stdout) if json and done.stdout else None
         return Finished(done.returncode, done.stdout, done.stderr, document)
 
+    def command(self, *args: str) -> List[str]:
+        """The command line of a command of the program, for whoever starts it otherwise."""
+        return command(*args, "--env-file", self._no_settings())
+
     def start(self, *args: str, env: Optional[Mapping[str, str]] = None) -> "subprocess.Popen[str]":
         """Start a command of the program and return at once; the caller ends it."""
         return subprocess.Popen(
-            command(*args, "--env-file", self._no_settings()),
+            self.command(*args),
             env={**self.env, **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Iterator
 
 import pytest
+
 from fleet_processes import FleetProcesses
 
 

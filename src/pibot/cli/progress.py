@@ -53,6 +53,8 @@ class Progress:
             return
         elif kind == "done":
             self.error = str(data.get("error") or "")
+            for task in data["document"]["tasks"]:  # the last events may be late or lost
+                self._task(task)
         self.changed(kind, None)
 
     def changed(self, kind: str, row: Optional[Row]) -> None:
@@ -104,7 +106,8 @@ class Lines(Progress):
             and row.state not in ("blocked", "queued", "assigned")
         ):
             who = f" on {row.worker}" if row.worker else ""
-            note(f"{row.task_id} {row.state}{who}: {row.step or row.what}")
+            why = row.step if row.state in TERMINAL and row.step else row.what
+            note(f"{row.task_id} {row.state}{who}: {why}")
         elif kind == "step" and row is not None:
             note(f"{row.task_id} {row.worker}: {row.step}")
 

@@ -97,10 +97,13 @@ def _args(text: Optional[str]) -> Dict[str, Any]:
         return {}
     try:
         found = msg.parse(text.encode("utf-8", "replace"))
-        json.dumps(found, allow_nan=False)  # 1e999 is read as infinity
-    except (BadMessage, ValueError) as error:
+    except BadMessage as error:
         why = present.line(str(error), 200)
         raise UsageError(
             f"""--args is {why}: write an object such as '{{"text": "hello"}}'"""
         ) from None
+    try:
+        json.dumps(found, allow_nan=False)  # 1e999 is read as infinity
+    except ValueError:
+        raise UsageError("--args holds a number that is too large: write it as text") from None
     return found
