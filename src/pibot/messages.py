@@ -17,7 +17,10 @@ from pibot.errors import BadMessage
 from pibot.topics import ID, NAME, PROTOCOL
 
 Pairs = List[List[Any]]  # [[task, attempt], …]
+MAX_DEPTH = 100  # of nesting: what is deeper ends recursive readers, here and elsewhere
+MAX_DIGITS = 300  # of an integer: it still fits into a double
 _NONCE = re.compile(r"[0-9a-f]{16}")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
@@ -261,7 +264,7 @@ class Reply(Message):
 
 @dataclass(frozen=True)
 class Event(Message):
-    """To those who follow a goal. `kind`: goal, task, step or done (then `data` is the document)."""
+    """To those who follow a goal. `kind`: goal, task, step or done (`data` has the document)."""
 
     t: ClassVar[str] = "event"
     goal_id: str
@@ -299,13 +302,38 @@ TYPES: Dict[str, Type[Message]] = {cls.t: cls for cls in Message.__subclasses__(
 _SHAPES: Dict[str, Any] = {"task": ID, "goal_id": ID, "nonce": _NONCE, "nonce_m": _NONCE}
 
 
+def _once(pairs: "list[tuple[str, Any]]") -> Dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if number - number != 0.0:
+        raise ValueError("a number is beyond a double")
+    return number
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
+
+
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+    raise ValueError(f"{name} is no number")
 
 
 # Made once: json.dumps and json.loads would make new ones for each message.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_once,
+    parse_float=_finite,
+    parse_int=_integer,
+    parse_constant=_no_constant,
+)
 
 
 def encode(header: Header, message: Message) -> bytes:
@@ -315,15 +343,35 @@ def encode(header: Header, message: Message) -> bytes:
     return _ENCODER.encode(body).encode("utf-8", "replace")
 
 
-def parse(data: bytes) -> Dict[str, Any]:
-    """Parse one JSON object strictly; raise BadMessage for anything that others might misread."""
+def parse(data: bytes, depth: int = MAX_DEPTH - 10) -> Dict[str, Any]:
+    """Parse one JSON object strictly; raise BadMessage for anything that others might misread.
+
+    That is: other encodings than UTF-8, names that stand twice, NaN, numbers beyond a double,
+    lone surrogates, and nesting deeper than `depth` (by default so that it fits into a message).
+    """
     try:
-        found = _DECODER.decode(data.decode("utf-8"))
+        text = data.decode("utf-8")
+        found = _DECODER.decode(text)
+        if not isinstance(found, dict):
+            raise ValueError("it is not an object")
+        if data.count(b"[") + data.count(b"{") > depth and _is_deeper(found, depth):
+            raise ValueError(f"it is nested more than {depth} deep")
+        if _SURROGATE.search(text):
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
-        raise BadMessage(f"not JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise BadMessage("not a JSON object")
+        raise BadMessage(f"not JSON as PiBot speaks it: {error}") from None
     return found
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether lists and objects are nested more than `depth` deep; without recursion."""
+    level = [value]
+    for _ in range(depth):
+        inside = (v.values() if isinstance(v, dict) else v for v in level)
+        level = [v for values in inside for v in values if isinstance(v, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def decode(data: bytes) -> "tuple[Header, Message]":
@@ -331,7 +379,7 @@ def decode(data: bytes) -> "tuple[Header, Message]":
 
     A type that this version does not know comes back as `Unknown`.
     """
-    body = parse(data)
+    body = parse(data, MAX_DEPTH)
     header = read(Header, body)
     if not NAME.fullmatch(header.src) or len(header.id) > 64 or len(header.ses) > 64:
         raise BadMessage("src, id or ses is malformed")
@@ -395,10 +443,13 @@ def _is_number(value: Any) -> bool:
     return _is_int(value) or (isinstance(value, float) and abs(value) < 1e15)
 
 
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) and ID.fullmatch(value) is not None
+
+
 def _is_pairs(value: Any) -> bool:
     return isinstance(value, list) and all(
-        isinstance(p, list) and len(p) == 2 and isinstance(p[0], str) and _is_int(p[1])
-        for p in value
+        isinstance(p, list) and len(p) == 2 and _is_id(p[0]) and _is_int(p[1]) for p in value
     )
 
 

@@ -19,6 +19,7 @@ from pibot.messages import Header, Hello, Welcome
 
 WINDOW = 65_536  # QoS 0 overtakes QoS 1 by whole queues, here and in the broker
 MAX_CHANNELS = 2_000
+MAX_OF_ONE = 100  # sessions of one guest: it cannot push the others out
 RETRY_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -45,8 +46,10 @@ class Channel:
             self._seen &= (1 << WINDOW) - 1
             self._highest = n
             return True
+        if n < 1 or self._highest - n >= WINDOW:
+            return False
         bit = 1 << (self._highest - n)
-        if n < 1 or self._highest - n >= WINDOW or self._seen & bit:
+        if self._seen & bit:
             return False
         self._seen |= bit
         return True
@@ -63,6 +66,9 @@ class Host:
         """Begin a session; it replaces nothing until the guest has used it."""
         ses = f"{hello.nonce}.{self._nonce()}"
         channel = self._channels[ses] = Channel(peer, ses, hello)
+        mine = [s for s, c in self._channels.items() if c.peer == peer]
+        for old in mine[:-MAX_OF_ONE]:
+            del self._channels[old]
         while len(self._channels) > MAX_CHANNELS:
             self._channels.popitem(last=False)
         return channel
@@ -135,6 +141,13 @@ class Guest:
         self.welcome, self.epoch = welcome, header.ep
         self._hello_at, self._tries = None, 0
         return True
+
+    def asked(self, nonce: str) -> bool:
+        """Whether a hello of ours with this nonce is open, or became the session."""
+        channel = self.channel
+        return nonce in self._waiting or (
+            channel is not None and channel.ses.partition(".")[0] == nonce
+        )
 
     def accepts(self, header: Header) -> bool:
         """Whether a message belongs to the session and is new."""

@@ -5,6 +5,7 @@ Both journals are built on it. Statements are committed in groups: one call, one
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -36,9 +37,13 @@ class Store:
         except (OSError, sqlite3.Error) as error:
             self.close()
             raise StoreError(f"{self._path} cannot be used: {_words(error)}") from None
+        except StoreError:
+            self.close()
+            raise
 
     def _take_lock(self) -> None:
-        self._lock = open(self._path.with_suffix(".lock"), "a+", encoding="ascii")
+        path = self._path.with_suffix(".lock")
+        self._lock = path.open("a+", encoding="ascii", errors="replace")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -75,13 +80,20 @@ class Store:
             for sql, values in statements:
                 db.execute(sql, values)
             db.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise StoreError(f"{self._path} cannot be written: {_words(error)}") from None
+        except BaseException as error:
+            with contextlib.suppress(sqlite3.Error):
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+            if isinstance(error, (sqlite3.Error, OSError)):
+                raise StoreError(f"{self._path} cannot be written: {_words(error)}") from None
+            raise
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> List[Tuple[Any, ...]]:
-        return self._connection().execute(sql, values).fetchall()
+        """What a query finds; raise StoreError, in words, if the file cannot be read."""
+        try:
+            return self._connection().execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._path} cannot be read: {_words(error)}") from None
 
     def close(self) -> None:
         if self._db is not None:
@@ -96,6 +108,8 @@ def _words(error: Exception) -> str:
     text = str(error)
     if "disk is full" in text or "No space left" in text:
         return "the disk is full: free some space there"
+    if "not a database" in text or "malformed" in text:
+        return "the file is damaged: move it away, or put a good copy in its place"
     if "disk I/O error" in text:
         return "the disk does not take the data (full, or broken?)"
     if isinstance(error, PermissionError) or "readonly" in text or "unable to open" in text:

@@ -19,8 +19,8 @@ from pibot.signing import Keyring, seal, unseal
 PACKET_BYTES = 60_000  # of payload: leaves room for the topic and MQTT's own header
 SLICE_BYTES = 40_000  # becomes 53 340 characters of base64
 WHOLE_BYTES = 32 * 1024 * 1024
-RESULT_BYTES = 16 * 1024 * 1024
-ASSEMBLING = 8  # bodies at once, from everyone together
+SLICE_CHARS = -(-SLICE_BYTES // 3) * 4  # of base64
+ASSEMBLING_BYTES = 2 * WHOLE_BYTES  # of unfinished bodies, from everyone together
 
 
 class TooLarge(PibotError):
@@ -83,7 +83,8 @@ class Reader:
 
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
-        self._open: "OrderedDict[Tuple[str, str, str], Dict[int, bytes]]" = OrderedDict()
+        self._open: "OrderedDict[_Key, Dict[int, bytes]]" = OrderedDict()
+        self._held = 0  # bytes of all chunks in _open, with what a chunk costs beside its data
 
     def read(self, topic: str, payload: bytes) -> "tuple[str, Header, Message]":
         """Return (kid, header, message); raise BadMessage."""
@@ -95,23 +96,41 @@ class Reader:
 
     def join(self, topic: str, header: Header, chunk: Chunk) -> "Optional[tuple[Header, Message]]":
         """Add a chunk; return the whole message once every chunk is there."""
-        _check(chunk)
-        key = (topic, header.ses, chunk.whole)
+        data = _check(chunk)
+        key = (topic, header.ses, chunk.whole, chunk.size, chunk.sha256)
         parts = self._open.setdefault(key, {})
         self._open.move_to_end(key)
-        while len(self._open) > ASSEMBLING:
-            self._open.popitem(last=False)
-        parts[chunk.i] = base64.b64decode(chunk.data)
+        if chunk.i not in parts:
+            parts[chunk.i] = data
+            self._held += _cost(data)
         if len(parts) < chunk.of:
+            while self._held > ASSEMBLING_BYTES:
+                self._drop(next(iter(self._open)))
             return None
-        del self._open[key]
+        self._drop(key)
         body = b"".join(parts[i] for i in range(chunk.of))
         if len(body) != chunk.size or hashlib.sha256(body).hexdigest() != chunk.sha256:
             raise BadMessage(f"the chunks of {chunk.whole} do not fit together")
         return decode(body)
 
+    def _drop(self, key: "_Key") -> None:
+        self._held -= sum(_cost(data) for data in self._open.pop(key).values())
 
-def _check(chunk: Chunk) -> None:
+
+_Key = Tuple[str, str, str, int, str]
+
+
+def _cost(data: bytes) -> int:
+    return len(data) + 1_000
+
+
+def _check(chunk: Chunk) -> bytes:
+    """Return the chunk's bytes; raise BadMessage if its numbers or its base64 are wrong."""
     whole = 0 < chunk.size <= WHOLE_BYTES and chunk.of == -(-chunk.size // SLICE_BYTES)
-    if not (whole and 0 <= chunk.i < chunk.of and len(chunk.data) <= 2 * SLICE_BYTES):
+    names = len(chunk.whole) <= 64 and len(chunk.sha256) == 64
+    if not (whole and names and 0 <= chunk.i < chunk.of and len(chunk.data) <= SLICE_CHARS):
         raise BadMessage("chunk: its numbers do not fit")
+    try:
+        return base64.b64decode(chunk.data, validate=True)
+    except ValueError:
+        raise BadMessage("chunk: its data is not base64") from None

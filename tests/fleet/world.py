@@ -31,6 +31,9 @@ class World:
 
     def feed(self, event: ev.FleetEvent) -> ev.Out:
         out = self.scheduler.handle(event, self.now)
+        late = self.scheduler.handle(ev.Tick(), self.now)  # as the master's loop does
+        for name in ("facts", "sends", "jobs", "notes"):
+            getattr(out, name).extend(getattr(late, name))
         self._keep(out)
         return out
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Iterable, List
 
 from pibot.agent.worker_core import Dropped, Fact, Held
+from pibot.errors import BadMessage, StoreError
 from pibot.messages import Result, read
 from pibot.store import Statement, Store
 
 VERSION = 1
 SCHEMA = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE held (task TEXT PRIMARY KEY, att INTEGER NOT NULL, result TEXT)",
+    "CREATE TABLE held (task TEXT PRIMARY KEY, att INTEGER NOT NULL, result TEXT) WITHOUT ROWID",
 )
 
 
@@ -39,7 +40,10 @@ class Journal:
         )
         inc = self._store.rows("SELECT value FROM meta WHERE key = 'inc'")[0][0]
         rows = self._store.rows("SELECT task, att, result FROM held")
-        return inc, [Held(t, a, result=read(Result, json.loads(r))) for t, a, r in rows]
+        try:
+            return inc, [Held(t, a, result=read(Result, json.loads(r))) for t, a, r in rows]
+        except (ValueError, BadMessage) as error:
+            raise StoreError(f"a stored result is damaged ({error}): move the file away") from None
 
     def close(self) -> None:
         self._store.close()
@@ -53,5 +57,8 @@ class Journal:
 def _statement(fact: Fact) -> Statement:
     if isinstance(fact, Dropped):
         return "DELETE FROM held WHERE task = ?", (fact.task,)
-    result = None if fact.result is None else json.dumps(fact.result.__dict__, ensure_ascii=False)
+    result = None
+    if fact.result is not None:
+        text = json.dumps(fact.result.__dict__, ensure_ascii=False)
+        result = text.encode("utf-8", "replace").decode("utf-8")
     return "INSERT OR REPLACE INTO held VALUES (?, ?, ?)", (fact.task, fact.att, result)

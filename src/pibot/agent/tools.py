@@ -30,7 +30,8 @@ from typing import (
 )
 
 from pibot.agent import schema
-from pibot.errors import SkillError, UsageError
+from pibot.errors import BadMessage, SkillError, UsageError
+from pibot.messages import parse
 
 _LOG = logging.getLogger(__name__)
 _LOOK_S = 0.05  # how often a running call looks whether it was cancelled
@@ -327,8 +328,11 @@ def _readable(data: Mapping[str, Any]) -> str:
 
 def _json_copy(data: Mapping[str, Any]) -> Dict[str, Any]:
     """The data as any reader of the result gets it; no part is shared with the skill."""
-    copy: Dict[str, Any] = json.loads(_clean(json.dumps(data, ensure_ascii=False, allow_nan=False)))
-    return copy
+    text = _clean(json.dumps(data, ensure_ascii=False, allow_nan=False))
+    try:
+        return parse(text.encode("utf-8"))
+    except BadMessage as error:
+        raise ValueError(error) from None
 
 
 def _clean(text: str) -> str:

@@ -186,10 +186,10 @@ class WorkerCore:
         elif isinstance(message, msg.Refusal):
             self._on_refusal(message)
         elif self.guest.accepts(header):
-            self._in_session(message)
+            self._in_session(header, message)
         return out
 
-    def _in_session(self, message: msg.Message) -> None:
+    def _in_session(self, header: msg.Header, message: msg.Message) -> None:
         if isinstance(message, msg.Assign):
             self._on_assign(message)
         elif isinstance(message, msg.Cancel):
@@ -202,7 +202,7 @@ class WorkerCore:
                 self._on_cancel(task, att)
         elif isinstance(message, msg.Ping):
             self._beat()
-        elif isinstance(message, msg.Unknown):
+        elif isinstance(message, msg.Unknown) and header.t != message.t:
             self._send(message)
 
     def not_stored(self, out: Out, why: str) -> Out:
@@ -214,6 +214,7 @@ class WorkerCore:
         for assign in fresh:
             self.held.pop(assign.task, None)
             self._accept_at.pop(assign.task, None)
+            self._stopping.pop(assign.task, None)
         sends = out.sends + [Send("evt", msg.Declined(a.task, a.att, why)) for a in fresh]
         return Out([], sends, [e for e in out.effects if not isinstance(e, Start)])
 
@@ -234,6 +235,8 @@ class WorkerCore:
         if message.reason == "session":
             self.guest.again(self._now, ANNOUNCE_WITHIN_S)
             return
+        if not self.guest.asked(message.to):
+            return  # it answers a hello of before: whoever repeats it stops nothing here
         if message.reason != self._refused:
             self._out.effects.append(Say(message.detail or f"the master refused: {message.reason}"))
         self._refused = message.reason

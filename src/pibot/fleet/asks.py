@@ -15,6 +15,7 @@ from pibot.messages import parse
 
 REMEMBERED = 500
 ID_CHARS = 200
+MAX_BYTES = 256 * 1024
 
 
 class Asks:
@@ -36,6 +37,8 @@ class Asks:
 
 
 def _read(payload: bytes) -> "tuple[str, Optional[str]]":
+    if len(payload) > MAX_BYTES:
+        raise BadMessage(f"an ask has {len(payload):,} bytes, more than {MAX_BYTES:,}")
     if not payload.lstrip().startswith(b"{"):
         try:
             return payload.decode("utf-8").strip(), None

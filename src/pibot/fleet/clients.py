@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
-from dataclasses import asdict
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Union
 
 from pibot import messages as msg
@@ -15,11 +15,14 @@ from pibot.fleet.journal import Journal
 from pibot.fleet.records import Fact, Goal, Task
 from pibot.fleet.scheduler import Scheduler
 from pibot.session import Channel
+from pibot.wire import WHOLE_BYTES
 
 GOAL_CHARS = 32_768
+ARGS_BYTES = WHOLE_BYTES - 65_536  # with what surrounds them they still fit into one message
 MAX_TIMEOUT_S = 7 * 86_400.0
 MAX_OPEN_TASKS = 10_000
 MAX_FOLLOWED = 20_000
+MAX_FOLLOWERS = 100  # of one goal
 LISTED = 50
 NEWS_S = 0.05
 
@@ -80,10 +83,10 @@ class Clients:
     def _submit(
         self, channel: Channel, m: msg.Submit
     ) -> "tuple[Optional[ev.FleetEvent], Dict[str, Any]]":
-        if m.follow:
-            self._add_follower(m.goal_id, channel)
         known = self._goal(m.goal_id)
         if known is not None:
+            if m.follow and not known.ended:
+                self._add_follower(m.goal_id, channel)
             return None, {"goal_id": known.id, "state": known.state}
         goal = self.check(
             Goal(
@@ -98,6 +101,8 @@ class Clients:
                 chat=m.chat,
             )
         )
+        if m.follow:
+            self._add_follower(m.goal_id, channel)
         return ev.Submitted(goal), {"goal_id": goal.id, "state": goal.state}
 
     def check(self, goal: Goal) -> Goal:
@@ -106,8 +111,14 @@ class Clients:
             raise UsageError("a goal is either words or a skill: give one of them")
         if len(goal.text) > GOAL_CHARS:
             raise UsageError(
-                f"the goal has {len(goal.text):,} characters, more than the {GOAL_CHARS:,} that are "
-                "taken: put long material into a file that a worker can read"
+                f"the goal has {len(goal.text):,} characters, more than the {GOAL_CHARS:,} that "
+                "are taken: put long material into a file that a worker can read"
+            )
+        size = len(json.dumps(goal.args, ensure_ascii=False).encode("utf-8"))
+        if size > ARGS_BYTES:
+            raise UsageError(
+                f"the arguments have {size:,} bytes, more than the {ARGS_BYTES:,} that can be sent "
+                "to a worker: let a skill read them from a file or an address"
             )
         if not 1 <= goal.timeout_s <= MAX_TIMEOUT_S:
             raise UsageError(f"a timeout of {goal.timeout_s:g} s: use 1 to {MAX_TIMEOUT_S:,.0f}")
@@ -126,7 +137,10 @@ class Clients:
         return {"goal_id": goal.id, "state": goal.state, **self._outcome(goal)}
 
     def _add_follower(self, goal_id: str, channel: Channel) -> None:
-        self._followers.setdefault(goal_id, {})[channel.ses] = channel
+        followers = self._followers.setdefault(goal_id, {})
+        followers[channel.ses] = channel
+        if len(followers) > MAX_FOLLOWERS:
+            del followers[next(iter(followers))]
         while len(self._followers) > MAX_FOLLOWED:
             self._followers.popitem(last=False)
 
@@ -158,7 +172,7 @@ class Clients:
     def show(self, key: str) -> Dict[str, Any]:
         """All that is known of a goal: its document, and each attempt with its trace."""
         goal = self._need(key)
-        attempts = [asdict(a) for t in self._journal.tasks(goal.id) for a in self._attempts(t)]
+        attempts = [vars(a) for t in self._journal.tasks(goal.id) for a in self._attempts(t)]
         about = {"goal": goal.text or goal.skill, "created": goal.created, "attempts": attempts}
         return {**about, **self._outcome(goal)}
 
@@ -169,8 +183,10 @@ class Clients:
         tasks = self._scheduler.board.over.get(goal.id) or self._journal.tasks(goal.id)
         return {"document": document.goal_document(goal, tasks), "error": goal.error}
 
-    def _cancel(self, key: str) -> "tuple[ev.FleetEvent, Dict[str, Any]]":
+    def _cancel(self, key: str) -> "tuple[Optional[ev.FleetEvent], Dict[str, Any]]":
         goal = self._need(key)
+        if goal.state == "cancelled":  # asked twice, perhaps because an answer was lost
+            return None, {"goal_id": goal.id, "state": goal.state}
         if goal.ended:
             raise Refused(f"{key} is over already ({goal.state})")
         return ev.CancelWanted(key), {"goal_id": goal.id, "state": "cancelled"}
@@ -208,7 +224,7 @@ class Clients:
         if isinstance(fact, Goal) and fact.id in self._followers:
             data: Dict[str, Any] = {"state": fact.state, "revision": fact.revision}
             self._news.setdefault(fact.id, {})[fact.id] = msg.Event(fact.id, "goal", data)
-        if isinstance(fact, Task) and fact.goal in self._followers:
+        if isinstance(fact, Task) and fact.goal in self._followers and _is_news(fact):
             data = {
                 **document.task_row(fact),
                 "result": None,
@@ -240,7 +256,8 @@ class Clients:
             goal_id, data = note.goal, {"text": note.text}
         else:
             task = self._scheduler.board.tasks.get(note.progress.task)
-            if task is None or task.attempt != note.progress.att:
+            current = (note.worker, note.progress.att)
+            if task is None or (task.assignee, task.attempt) != current:
                 return []
             goal_id = task.goal
             data = {"worker_id": note.worker, "task_id": task.id, "step": note.progress.step}
@@ -249,3 +266,8 @@ class Clients:
 
     def _to(self, to: Dict[str, Channel], event: msg.Event, qos: int = 1) -> List[Packet]:
         return [p for c in to.values() for p in self._gateway.to_client(c, event, qos)]
+
+
+def _is_news(task: Task) -> bool:
+    """That a goal's only task is queued goes without saying; a plan's tasks are all shown."""
+    return bool(task.name) or task.state != "queued"

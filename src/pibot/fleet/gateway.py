@@ -17,7 +17,7 @@ from pibot.fleet.pool import HEARTBEAT_S, LEASE_S, Pool
 from pibot.session import Channel, Host
 from pibot.signing import Keyring
 from pibot.topics import RESERVED, Address, Topics
-from pibot.wire import Reader, Writer
+from pibot.wire import Reader, TooLarge, Writer
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,14 @@ class Gateway:
     def _make(
         self, topic: str, message: msg.Message, channel: Optional[Channel], qos: int = 1
     ) -> List[Packet]:
-        packets = self._writer.packets(topic, message, channel, self._epoch)
+        try:
+            packets = self._writer.packets(topic, message, channel, self._epoch)
+        except TooLarge as error:
+            log.error("not sent on %s: %s", topic, error)
+            if channel is None or not isinstance(message, msg.Reply):
+                return []
+            refused = {"code": error.code, "message": str(error)}
+            return self._make(topic, msg.Reply(message.re, error=refused), channel, qos)
         return [Packet(topic, payload, qos) for payload in packets]
 
     # --- in -----------------------------------------------------------------------------------
@@ -141,11 +148,12 @@ class Gateway:
             return None
         if isinstance(message, msg.Chunk):
             whole = self._reader.join(topic, header, message)
-            if whole is None:
+            if whole is None or isinstance(whole[1], msg.Chunk):
                 return None
             return self._sort(topic, address, whole[0], whole[1], now)
         if isinstance(message, msg.Unknown):
-            self._send_to(address, channel, message)
+            if header.t != message.t:  # an answer to an answer would never end
+                self._send_to(address, channel, message)
             return None
         if address.kind == "c":
             return Request(channel, header.id, message)
@@ -168,6 +176,7 @@ class Gateway:
         if isinstance(message, msg.Declined):
             return ev.AttemptDeclined(name, message.task, message.att, message.reason)
         if isinstance(message, msg.Bye):
+            del self._live[name]  # a heartbeat that it has overtaken must not bring it back
             return ev.Left(name)
         if isinstance(message, msg.Progress):
             return Step(name, message)

@@ -32,7 +32,7 @@ class Goals:
         self._board, self._pool, self._emit, self._model = board, pool, emit, model
         self._stop_tasks = stop_tasks
         self._started: Dict[str, float] = {}
-        self._deadlines: List[Tuple[float, str]] = []
+        self._deadlines: List[Tuple[float, str, float]] = []  # when, goal, when it had started
         self._composing: Set[str] = set()
 
     # --- beginning ----------------------------------------------------------------------------
@@ -46,7 +46,7 @@ class Goals:
 
     def _start_clock(self, goal: Goal, now: float) -> None:
         self._started[goal.id] = now
-        heapq.heappush(self._deadlines, (now + goal.timeout_s, goal.id))
+        heapq.heappush(self._deadlines, (now + goal.timeout_s, goal.id, now))
 
     def _route(self, goal: Goal, now: float) -> None:
         route = routing.route(goal, self._pool, self._model)
@@ -141,7 +141,8 @@ class Goals:
         if goal is None:
             return
         for other in self._board.of(goal.id):
-            if other.state != "blocked" or task.id not in other.needs:
+            now_it_is = self._board.tasks.get(other.id)  # one that ended may have ended others
+            if now_it_is is None or now_it_is.state != "blocked" or task.id not in other.needs:
                 continue
             if task.state != "succeeded":
                 why = f"it needs {task.name or task.id}, which {_ended_how(task)}"
@@ -226,8 +227,8 @@ class Goals:
         self._set(goal, state=state, answer=answer, error=error, seconds=seconds)
 
     def next_deadline(self) -> Optional[float]:
-        while self._deadlines and self._deadlines[0][1] not in self._started:
-            heapq.heappop(self._deadlines)
+        while self._deadlines and self._started.get(self._deadlines[0][1]) != self._deadlines[0][2]:
+            heapq.heappop(self._deadlines)  # it ended before, and may have been begun again
         return self._deadlines[0][0] if self._deadlines else None
 
     def deadlines(self, now: float) -> None:
@@ -318,15 +319,19 @@ def _failed_state(tasks: List[Task]) -> str:
 
 
 def _to_redo(tasks: Sequence[Task], key: str) -> List[Task]:
-    """What did not succeed: all of it, or one task and what needs it."""
-    left = [t for t in tasks if t.needed and t.state != "succeeded"]
+    """What did not succeed: all of it, or one task with what it needs and what needs it."""
+    left = {t.id: t for t in tasks if t.needed and t.state != "succeeded"}
     if all(t.id != key for t in tasks):
-        return left
-    wanted = {key}
-    for task in left:  # in the order of their making: needs come first
-        if wanted.intersection(task.needs):
-            wanted.add(task.id)
-    return [t for t in left if t.id in wanted]
+        return list(left.values())
+    wanted, size = {key}, 0
+    while len(wanted) != size:
+        size = len(wanted)
+        for task in left.values():
+            if wanted.intersection(task.needs):
+                wanted.add(task.id)
+            if task.id in wanted:
+                wanted.update(task.needs)
+    return [t for t in left.values() if t.id in wanted]
 
 
 def _again(task: Task) -> Task:

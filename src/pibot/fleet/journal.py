@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Type, TypeVar
 
+from pibot.errors import StoreError
 from pibot.fleet.records import (
     TERMINAL,
     Attempt,
@@ -19,16 +20,17 @@ from pibot.fleet.records import (
 )
 from pibot.store import Statement, Store
 
+T = TypeVar("T")
 VERSION = 1
 OPEN = "state NOT IN ({})".format(",".join(f"'{s}'" for s in sorted(TERMINAL)))
 SCHEMA = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE goals (id TEXT PRIMARY KEY, state TEXT NOT NULL, chat TEXT NOT NULL,"
-    " created_at REAL NOT NULL, record TEXT NOT NULL)",
-    "CREATE TABLE tasks (id TEXT PRIMARY KEY, goal TEXT NOT NULL, state TEXT NOT NULL,"
-    " changed_at REAL NOT NULL, record TEXT NOT NULL)",
-    "CREATE TABLE attempts (task TEXT NOT NULL, attempt INTEGER NOT NULL, record TEXT NOT NULL,"
-    " PRIMARY KEY (task, attempt)) WITHOUT ROWID",
+    """CREATE TABLE goals (id TEXT PRIMARY KEY, state TEXT NOT NULL, chat TEXT NOT NULL,
+       created_at REAL NOT NULL, record TEXT NOT NULL)""",
+    """CREATE TABLE tasks (id TEXT PRIMARY KEY, goal TEXT NOT NULL, state TEXT NOT NULL,
+       changed_at REAL NOT NULL, record TEXT NOT NULL)""",
+    """CREATE TABLE attempts (task TEXT NOT NULL, attempt INTEGER NOT NULL, record TEXT NOT NULL,
+       PRIMARY KEY (task, attempt)) WITHOUT ROWID""",
     "CREATE TABLE workers (name TEXT PRIMARY KEY, facts TEXT NOT NULL) WITHOUT ROWID",
     "CREATE INDEX tasks_of_goal ON tasks (goal)",
     # Partial indexes: what is over costs nothing, and a commit writes fewer pages.
@@ -91,11 +93,11 @@ class Journal:
 
     def tasks(self, goal_id: str) -> List[Task]:
         sql = "SELECT record FROM tasks WHERE goal = ? ORDER BY rowid"
-        return [from_json(Task, r[0]) for r in self._store.rows(sql, (goal_id,))]
+        return [_record(Task, r[0]) for r in self._store.rows(sql, (goal_id,))]
 
     def attempts(self, task_id: str) -> List[Attempt]:
         sql = "SELECT record FROM attempts WHERE task = ? ORDER BY attempt"
-        return [from_json(Attempt, r[0]) for r in self._store.rows(sql, (task_id,))]
+        return [_record(Attempt, r[0]) for r in self._store.rows(sql, (task_id,))]
 
     def recent(self, limit: int) -> List[Goal]:
         """The newest goals, the newest first."""
@@ -117,7 +119,14 @@ class Journal:
         return [r[0] for r in self._store.rows(sql, (limit,))]
 
     def _goals(self, sql: str, values: Sequence[Any] = ()) -> List[Goal]:
-        return [from_json(Goal, r[0]) for r in self._store.rows(sql, values)]
+        return [_record(Goal, r[0]) for r in self._store.rows(sql, values)]
+
+
+def _record(cls: Type[T], text: str) -> T:
+    try:
+        return from_json(cls, text)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise StoreError(f"a stored {cls.__name__.lower()} is damaged: {error}") from None
 
 
 def _key(fact: Fact) -> Tuple[Any, ...]:
@@ -131,14 +140,15 @@ def _key(fact: Fact) -> Tuple[Any, ...]:
 def _statement(fact: Fact, now: float) -> Statement:
     if isinstance(fact, Goal):
         return (
-            "INSERT INTO goals VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT (id) DO UPDATE SET state = excluded.state, record = excluded.record",
+            """INSERT INTO goals VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE
+               SET state = excluded.state, record = excluded.record""",
             (fact.id, fact.state, fact.chat, now, to_json(fact)),
         )
     if isinstance(fact, Task):
         return (
-            "INSERT INTO tasks VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET"
-            " state = excluded.state, changed_at = excluded.changed_at, record = excluded.record",
+            """INSERT INTO tasks VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE
+               SET state = excluded.state, changed_at = excluded.changed_at,
+               record = excluded.record""",
             (fact.id, fact.goal, fact.state, now, to_json(fact)),
         )
     if isinstance(fact, Attempt):

@@ -19,11 +19,13 @@ remains must be one template, completely.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Collection, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence
+
+from pibot.errors import BadMessage
+from pibot.messages import MAX_DEPTH, parse
 
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _MARKS = r".,;:!?…\"“”()，。；：！？、（）"
@@ -130,9 +132,10 @@ def _parse(phrase: str) -> _Template:
     sentence, arrow, fixed = phrase.partition("=>")
     if len(phrase) > _MOST_CHARS or sentence.count("(") + sentence.count("[") > _MOST_BRACKETS:
         raise ValueError(f"{phrase[:40]!r}…: too long or too nested; split it")
-    args = json.loads(fixed) if arrow else {}
-    if not isinstance(args, dict):
-        raise ValueError(f"{phrase!r}: what follows => is not a JSON object")
+    try:
+        args = parse(fixed.encode("utf-8"), MAX_DEPTH // 2) if arrow else {}
+    except BadMessage as error:
+        raise ValueError(f"{phrase!r}: what follows => is not a JSON object: {error}") from None
     says, rest = _choices(sentence, 0, "")
     if rest != len(sentence):
         raise ValueError(f"{phrase!r}: unexpected {sentence[rest]!r} at {rest + 1}")

@@ -7,6 +7,7 @@ the first is silent.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Dict, FrozenSet, List, Optional, Set, Tuple
 
@@ -21,6 +22,10 @@ CHANGES_WINDOW_S = 60.0
 MAX_CHANGES = 2
 HOT_C = 80.0
 MAX_SLOTS = 64
+MAX_SKILLS = 500  # of one worker
+MAX_STRINGS = 100  # tags of a worker, phrases of a skill
+MAX_TEXT = 1_000
+_SKILL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass
@@ -48,14 +53,11 @@ class Worker:
         """Take over what a hello says of its worker."""
         self.facts = dict(facts)
         slots, skills = facts.get("slots"), facts.get("skills")
-        self.slots = slots if isinstance(slots, int) and 1 <= slots <= MAX_SLOTS else 1
+        self.slots = slots if type(slots) is int and 1 <= slots <= MAX_SLOTS else 1
         self.model = facts.get("model") is True
         self.tags = frozenset(_strings(facts.get("tags")))
-        self.announced = [
-            s
-            for s in (skills if isinstance(skills, list) else [])
-            if isinstance(s, dict) and isinstance(s.get("name"), str)
-        ]
+        found = [_skill(s) for s in (skills if isinstance(skills, list) else [])[:MAX_SKILLS]]
+        self.announced = [s for s in found if s is not None]
         self.skills = frozenset(s["name"] for s in self.announced)
 
     @property
@@ -75,7 +77,24 @@ class Worker:
 
 
 def _strings(value: Any) -> List[str]:
-    return [v for v in value if isinstance(v, str)] if isinstance(value, list) else []
+    strings = [v for v in value if isinstance(v, str)] if isinstance(value, list) else []
+    return [s for s in strings if len(s) <= MAX_TEXT][:MAX_STRINGS]
+
+
+def _skill(said: Any) -> Optional[Dict[str, Any]]:
+    """A skill as a worker announced it, with nothing in it that a reader might stumble over."""
+    name = said.get("name") if isinstance(said, dict) else None
+    if not (isinstance(name, str) and _SKILL_NAME.fullmatch(name)):
+        return None
+    description = said.get("description")
+    return {
+        "name": name,
+        "description": description[:MAX_TEXT] if isinstance(description, str) else "",
+        "params": _strings(said.get("params")),
+        "phrases": _strings(said.get("phrases")),
+        "repeatable": said.get("repeatable") is not False,
+        "sensitive": said.get("sensitive") is True,
+    }
 
 
 class Pool:
@@ -93,9 +112,10 @@ class Pool:
 
     def refuse(self, name: str, hello: Hello, now: float) -> Optional[Tuple[str, str]]:
         """Return (reason, detail) if this start may not have the name now, else None."""
-        worker = self.get(name)
+        worker = self.workers.get(name) or Worker(name)
         if not hello.proto_min <= PROTOCOL <= hello.proto_max:
             if not worker.online:  # nothing that is live changes because of a mere hello
+                self.workers[name] = worker
                 worker.incompatible = True
                 worker.introduce(hello.facts)
             return "incompatible", (
@@ -136,6 +156,11 @@ class Pool:
         worker = self.workers.get(name)
         if worker and worker.hello and worker.hello.start == start:
             worker.silence_s = AFTER_WILL_S
+
+    def learn(self, worker: Worker, facts: Dict[str, Any]) -> None:
+        """Take the machine facts of a heartbeat; what an older one said beside them is gone."""
+        said = worker.hello.facts if worker.hello else {}
+        worker.facts = {**said, **facts}
 
     def left(self, name: str) -> None:
         """The worker itself says that it stops."""
@@ -198,7 +223,8 @@ def _number(value: Any) -> float:
 
 def _machine(hello: Hello) -> str:
     """How an operator finds a machine: host name and the end of its machine id."""
-    return f"{hello.facts.get('host', 'an unnamed host')} ({hello.facts.get('machine', '?')})"
+    host, machine = hello.facts.get("host", "an unnamed host"), hello.facts.get("machine", "?")
+    return f"{str(host)[:64]} ({str(machine)[:64]})"
 
 
 def _same_machine(one: Hello, other: Hello) -> bool:

@@ -127,7 +127,8 @@ def add_usage(first: Dict[str, int], second: Dict[str, Any]) -> Dict[str, int]:
     total = dict(first)
     for key in ("input_tokens", "output_tokens", "model_calls"):
         value = second.get(key, 0)
-        total[key] = total.get(key, 0) + (value if isinstance(value, int) else 0)
+        good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**40
+        total[key] = total.get(key, 0) + (value if good else 0)
     return total
 
 
@@ -138,8 +139,8 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def to_json(record: Any) -> str:
-    """A record as the journal keeps it."""
-    return _ENCODER.encode(record.__dict__)
+    """A record as the journal keeps it; lone surrogates (of a model's words) become '?'."""
+    return _ENCODER.encode(record.__dict__).encode("utf-8", "replace").decode("utf-8")
 
 
 def from_json(cls: Type[T], text: str) -> T:

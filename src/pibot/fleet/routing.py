@@ -194,7 +194,8 @@ _GREETING = re.compile(
 _FLEET = re.compile(
     r"\s*(please )?(show |what is |what's )?(me )?(the )?((fleet|team)('s)? (status|state)|"
     r"status of the (fleet|team)|who is (online|there)|(which|how many) workers "
-    r"(are |do )?(there|online|idle|busy|offline|we have|you have)?|list (the )?workers|workers)[\s?!.]*|"
+    r"(are |do )?(there|online|idle|busy|offline|we have|you have)?|list (the )?workers|workers)"
+    r"[\s?!.]*|"
     r"\s*(请)?(查看)?(集群|舰队|团队)(的)?(状态|情况)[？?。]*|\s*有(哪些|几台|多少)(工作机|机器|节点)(在线)?[？?。]*",
     re.IGNORECASE,
 )

@@ -32,6 +32,7 @@ from pibot.messages import Assign, Cancel, HbAck, Message, ResultAck
 RESEND_S = 1.0
 RESEND_MAX_S = 8.0
 GRACE_S = 15.0  # beyond an attempt's own deadline, for its worker to say so
+MAX_ERROR_CHARS = 4_000  # the whole story is in the result
 MAX_LOSSES = 5  # a task that keeps losing its workers may be what kills them
 
 
@@ -68,7 +69,7 @@ class Scheduler:
             ev.AttemptAccepted: self._on_accepted,
             ev.AttemptDeclined: self._on_declined,
             ev.AttemptEnded: self._on_ended,
-            ev.Tick: lambda e: None,
+            ev.Tick: lambda e: self._timers(),
         }
 
     # --- the two ways in ----------------------------------------------------------------------
@@ -88,10 +89,9 @@ class Scheduler:
         return self._out
 
     def handle(self, event: ev.FleetEvent, now: float) -> ev.Out:
-        """Take one event; return what follows from it."""
+        """Take one event; return what follows from it. What time brings, follows from a Tick."""
         self._now, self._out = now, ev.Out()
         self._handlers[type(event)](event)
-        self._timers()
         self._dispatch()
         return self._out
 
@@ -141,7 +141,7 @@ class Scheduler:
 
     def _on_beat(self, event: ev.Beat) -> None:
         worker = self.pool.heard(event.worker, self._now)
-        worker.facts = {**worker.facts, **event.heartbeat.facts}
+        self.pool.learn(worker, event.heartbeat.facts)
         self._renew(event.worker, event.heartbeat.running)
         mine = (self.board.tasks[t] for t in sorted(worker.tasks))
         cancels = [[t.id, t.attempt] for t in mine if t.cancel]
@@ -231,7 +231,8 @@ class Scheduler:
         r = event.result
         task = self._current(event.worker, r.task, r.att)
         if task is not None and r.state in TERMINAL:
-            self._record(task, r.state, r.error, r.result, r.usage, r.trace)
+            error = r.error and r.error[:MAX_ERROR_CHARS]
+            self._record(task, r.state, error, r.result, r.usage, r.trace)
         self._send(event.worker, ResultAck(r.task, r.att, self.board.state_of(r.task)))
 
     def _record(

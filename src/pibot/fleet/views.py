@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import deque
 from typing import Any, Deque, Dict, Iterable, List, Tuple
@@ -13,6 +14,7 @@ from pibot.fleet.records import TERMINAL, Task
 from pibot.topics import Topics
 
 EVERY_S = 0.5
+AT_ONCE = 100
 KEEP_S = 600.0
 
 
@@ -61,12 +63,13 @@ class Views:
         return packets
 
     def _of_tasks(self, now: float) -> List[Packet]:
+        """In a burst only so many at a time: what changes meanwhile is shown once, as it is then."""
         packets = []
-        for task_id, view in self._tasks.items():
+        for task_id in list(itertools.islice(self._tasks, AT_ONCE)):
+            view = self._tasks.pop(task_id)
             packets.append(Packet(self._topics.view("task", task_id), payload(view), 0, True))
             if view["state"] in TERMINAL:
                 self._ended.append((now + KEEP_S, task_id))
-        self._tasks.clear()
         return packets
 
     def _of_ended(self, now: float) -> List[Packet]:

@@ -205,6 +205,9 @@ class Fleet:
     def follow(self, goal_id: str, on_event: Optional[OnEvent] = None) -> Document:
         """Wait for a goal that was submitted before."""
         events = self._following.setdefault(goal_id, queue.SimpleQueue())
+        state = self.ask(msg.Follow(goal_id))
+        if "document" in state:
+            events.put(msg.Event(goal_id, "done", state))
         return self._wait(goal_id, events, float("inf"), on_event)
 
     def ask(self, message: msg.Message, timeout_s: float = REQUEST_S) -> Document:
