@@ -229,7 +229,20 @@ def test_lone_surrogates_of_our_own_are_replaced_not_sent() -> None:
 
 def _mutated(source: random.Random, data: bytes) -> bytes:
     """A golden with one to four bytes changed, cut out, doubled or swapped for something nasty."""
-    nasty = [b"[", b"{", b"}", b'"', b"\\", b"\\ud800", b"1e999", b"-", b"null", b"\xff", b"\0", b"9"]
+    nasty = [
+        b"[",
+        b"{",
+        b"}",
+        b'"',
+        b"\\",
+        b"\\ud800",
+        b"1e999",
+        b"-",
+        b"null",
+        b"\xff",
+        b"\0",
+        b"9",
+    ]
     for _ in range(source.randint(1, 4)):
         at, end = sorted(source.randrange(len(data) + 1) for _ in range(2))
         end = min(end, at + source.randint(0, 8))

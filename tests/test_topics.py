@@ -56,7 +56,9 @@ def test_good_names(name: str) -> None:
     assert check_name(name, "worker") == name
 
 
-@pytest.mark.parametrize("name", ["", "-a", "A", "a_b", "a b", "a" * 33, "é", "a\n", "+", "#", "a/b"])
+@pytest.mark.parametrize(
+    "name", ["", "-a", "A", "a_b", "a b", "a" * 33, "é", "a\n", "+", "#", "a/b"]
+)
 def test_bad_names_are_refused_by_name(name: str) -> None:
     with pytest.raises(UsageError, match="is not a worker name"):
         check_name(name, "worker")

@@ -180,7 +180,7 @@ def test_memory_is_bounded_whoever_begins_whatever() -> None:
     assert len(reader._open) <= ASSEMBLING_BYTES / 1_000
 
 
-def test_two_whole_messages_of_the_largest_size_at_once() -> None:
+def test_of_two_of_the_largest_at_once_one_arrives_and_the_other_is_sent_again() -> None:
     size = WHOLE_BYTES - 1_000
     reader = Reader(Unsigned())
     streams = [writer().packets(f"t/{c}", message(size, c), session()) for c in "ab"]

@@ -63,12 +63,18 @@ class Host:
         self._channels: "OrderedDict[str, Channel]" = OrderedDict()
 
     def open(self, peer: str, hello: Hello) -> Channel:
-        """Begin a session; it replaces nothing until the guest has used it."""
+        """Begin a session; it replaces nothing until the guest has used it.
+
+        A hello that comes twice is answered with the session that it has already.
+        """
+        mine = [c for c in self._channels.values() if c.peer == peer]
+        for channel in mine:
+            if channel.hello.nonce == hello.nonce:
+                return channel
         ses = f"{hello.nonce}.{self._nonce()}"
         channel = self._channels[ses] = Channel(peer, ses, hello)
-        mine = [s for s, c in self._channels.items() if c.peer == peer]
-        for old in mine[:-MAX_OF_ONE]:
-            del self._channels[old]
+        if len(mine) >= MAX_OF_ONE:
+            del self._channels[mine[0].ses]
         while len(self._channels) > MAX_CHANNELS:
             self._channels.popitem(last=False)
         return channel

@@ -79,9 +79,9 @@ WRONG = [
     (["run", "hello", "--timeout", "nan"], ["--timeout", "604800"]),
     (["run", "hello", "--timeout", "0"], ["--timeout", "604800"]),
     (["run", "--skill", "echo", "--args", "{bad"], ["--args is not JSON", '{"text": "hello"}']),
-    (["run", "--skill", "echo", "--args", "[1]"], ["--args is not a JSON object"]),
+    (["run", "--skill", "echo", "--args", "[1]"], ["--args is not JSON", "not an object"]),
     (["run", "--skill", "echo", "--args", '{"a": NaN}'], ["--args is not JSON"]),
-    (["run", "--skill", "echo", "--args", '{"a": 1e999}'], ["--args", "too large"]),
+    (["run", "--skill", "echo", "--args", '{"a": 1e999}'], ["--args is not JSON", "a number"]),
     (["run", "--skill", "echo", "--args", "[" * 50_000], ["--args is not JSON"]),
     (["show"], ["ID", "`pibot.pyz show --help`"]),
     (["show", "No Such"], ["'No Such'", "`pibot.pyz tasks`"]),
@@ -314,6 +314,19 @@ def test_a_service_that_is_told_to_end_while_it_starts_ends_cleanly(tmp_path: Pa
         wait_for(lambda: _catches(worker.popen.pid, signal.SIGTERM), what="it has a handler")
         assert fleet.kill("worker-1", signal.SIGTERM) in (0, 128 + signal.SIGTERM)
         assert "Traceback" not in worker.said()
+
+
+def test_nohup_stays_in_force(tmp_path: Path) -> None:
+    with FleetProcesses(tmp_path) as fleet:
+        args = ["nohup", *command("--role", "worker", "--port", str(free_port()))]
+        env = {**fleet.env, "PIBOT_STATE_DIR": str(tmp_path)}
+        silent = subprocess.DEVNULL
+        with subprocess.Popen(args, env=env, stdout=silent, stderr=silent) as worker:
+            try:
+                wait_for(lambda: _catches(worker.pid, signal.SIGTERM), what="it has a handler")
+                assert not _catches(worker.pid, signal.SIGHUP)
+            finally:
+                worker.terminate()
 
 
 def _catches(pid: int, number: int) -> bool:

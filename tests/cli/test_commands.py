@@ -213,9 +213,11 @@ def test_ctrl_c_leaves_the_goal_running_and_says_how_to_go_on(fleet: FleetProces
     assert "is being stopped" in fleet.run("cancel", goal_id, json=False).out
     followed = fleet.run("show", goal_id, "--follow", json=False, check=1)
     assert f"goal {goal_id} was cancelled" in followed.err
-    again = fleet.run("cancel", goal_id, json=False, check=1)
-    assert again.err == f"pibot: {goal_id} is over already (cancelled)\n"
+    fleet.run("cancel", goal_id)  # once more changes nothing
     fleet.wait_idle(2)
+    over = fleet.run(*echo("x")).document["goal_id"]
+    refused = fleet.run("cancel", over, json=False, check=1)
+    assert refused.err == f"pibot: {over} is over already (succeeded)\n"
 
 
 # --- tasks, show, retry ---
@@ -333,3 +335,36 @@ def test_control_characters_never_arrive_raw(fleet: FleetProcesses, tmp_path: Pa
     with Terminal(fleet.command(*echo(NASTY)), fleet.env, tmp_path) as terminal:
         assert terminal.finish() == 0
     assert "\x1b[31m" not in terminal.seen and "title" not in terminal.seen
+
+
+# --- workers that are not there ---
+
+
+def test_a_fleet_without_workers_says_so(tmp_path: Path) -> None:
+    with FleetProcesses(tmp_path) as empty:
+        empty.start_master()
+        assert "--role worker --worker-id worker-1" in empty.run("status", json=False).out
+        assert empty.run("status").document["workers"] == []
+        assert "no worker has joined" in empty.run("health", json=False).err
+        assert "no skill yet" in empty.run("skills", json=False).out
+        assert "no goal yet" in empty.run("tasks", json=False).out
+        (check,) = empty.run("selftest", check=1).document["checks"]
+        assert (check["name"], check["ok"]) == ("workers", False)
+
+
+def test_a_dead_worker_is_a_cross(tmp_path: Path) -> None:
+    with FleetProcesses(tmp_path) as fleet:
+        fleet.start_master()
+        fleet.start_worker("worker-1")
+        fleet.start_worker("worker-2")
+        fleet.wait_idle(2)
+        fleet.kill("worker-2")
+        fleet.wait_for(lambda: fleet.counts().get("offline") == 1, what="worker-2 is offline")
+        health = fleet.run("health", json=False, check=1).out.splitlines()
+        assert health[0] == "✓ worker-1 idle"
+        assert health[1].startswith("✗ worker-2 offline, last seen ")
+        assert fleet.run("health", check=1).document["healthy"] is False
+        tested = fleet.run("selftest", json=False, check=1).out.splitlines()
+        assert tested[1] == "✗ worker-2: is offline"
+        status = fleet.run("status", json=False).out.splitlines()
+        assert status[0] == "fleet home: 2 workers (1 idle, 1 offline)"

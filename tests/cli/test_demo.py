@@ -14,7 +14,7 @@ from fleet_processes import ROOT, command, environment, program, wait_for
 from model_server import is_answer, is_plan, plan, serving, text
 from pibot.cli.children import Children
 from pibot.errors import PibotError
-from terminal import CTRL_D, Terminal
+from terminal import CTRL_C, CTRL_D, Terminal
 
 
 @pytest.fixture
@@ -121,13 +121,13 @@ def test_on_a_terminal_it_stays_until_one_leaves(
 
 @pytest.mark.parametrize(
     ("number", "status"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)],
+    [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)],
 )
 def test_its_children_never_outlive_it(
     number: int, status: int, demo: List[str], env: Dict[str, str], tmp_path: Path
 ) -> None:
     with Terminal(demo, env, tmp_path) as terminal:
-        terminal.expect("Starting worker-2")
+        terminal.expect("Your turn: type a goal.")
         started = wait_for(
             lambda: len(found := started_by(terminal.process.pid)) == 3 and found, what="children"
         )
@@ -137,6 +137,19 @@ def test_its_children_never_outlive_it(
         assert "Traceback" not in terminal.plain
     if number != signal.SIGKILL:
         assert left_over(tmp_path) == []
+
+
+def test_ctrl_c_while_it_starts_ends_it(
+    demo: List[str], env: Dict[str, str], tmp_path: Path
+) -> None:
+    with Terminal(demo, env, tmp_path) as terminal:
+        terminal.expect("Starting worker-2")
+        started = started_by(terminal.process.pid)
+        terminal.send(CTRL_C)
+        assert terminal.finish() == 130
+        assert started and gone(started)
+        assert "pibot:" not in terminal.plain
+    assert left_over(tmp_path) == []
 
 
 def test_what_a_child_says_is_what_the_demo_says(tmp_path: Path) -> None:

@@ -42,7 +42,8 @@ class Journal:
         rows = self._store.rows("SELECT task, att, result FROM held")
         try:
             return inc, [Held(t, a, result=read(Result, json.loads(r))) for t, a, r in rows]
-        except (ValueError, BadMessage) as error:
+        except (ValueError, TypeError, BadMessage) as error:
+            self.close()
             raise StoreError(f"a stored result is damaged ({error}): move the file away") from None
 
     def close(self) -> None:

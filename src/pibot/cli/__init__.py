@@ -61,7 +61,8 @@ def _prepare() -> None:
         if reconfigure is not None:
             reconfigure(errors="replace")
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup stays in force
+            signal.signal(number, _end)
 
 
 def _end(number: int, _frame: Any) -> None:

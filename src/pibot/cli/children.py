@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, List, Mapping
+from typing import Callable, Dict, Iterator, List, Mapping
 
 from pibot import broker
 from pibot.cli.parser import program
 from pibot.errors import PibotError
 
 PATIENCE_S = 5.0
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def command() -> List[str]:
@@ -23,6 +26,27 @@ def command() -> List[str]:
     return [sys.executable, "-m", "pibot.cli"]
 
 
+@contextmanager
+def _undisturbed() -> Iterator[Callable[[], object]]:
+    """Hold signals back for a while: what a handler raises amid a fork is lost, or loses the child.
+
+    Yields what a child calls to get its signals again.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _both(first: Callable[[], object], second: Callable[[], object]) -> Callable[[], None]:
+    def call() -> None:
+        first()
+        second()
+
+    return call
+
+
 class Children:
     """The processes, by name. They end at the latest when the calling thread does."""
 
@@ -31,7 +55,7 @@ class Children:
         self._running: Dict[str, "subprocess.Popen[bytes]"] = {}
 
     def start(self, name: str, *args: str, **env: str) -> None:
-        with self._log(name).open("wb") as log:
+        with self._log(name).open("wb") as log, _undisturbed() as unmask:
             self._running[name] = subprocess.Popen(
                 [*command(), *args],
                 env={**self._env, **env},
@@ -39,7 +63,7 @@ class Children:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the one that started them
-                preexec_fn=broker.die_with_parent(),
+                preexec_fn=_both(broker.die_with_parent(), unmask),
             )
 
     def check(self) -> None:

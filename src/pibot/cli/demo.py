@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Callable, Dict, List, Mapping
 from pibot import config
 from pibot import messages as msg
 from pibot.cli import chat, goals, present, status
-from pibot.cli.children import Children
+from pibot.cli.children import ENDING, Children
 from pibot.cli.parser import Interrupted, program, settings
 from pibot.config import Settings
 from pibot.errors import EXIT_FAILED, EXIT_OK, TimedOut, Unreachable
@@ -153,7 +153,7 @@ def _wait(children: Children, condition: Callable[[], bool]) -> None:
 
 def _undisturbed() -> None:
     """From here on nothing interrupts the end of the children."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -203,7 +203,9 @@ class Clients:
         return ev.RetryWanted(key, goal, tasks), {"goal_id": goal.id, "state": "running"}
 
     def _goal(self, key: str) -> Optional[Goal]:
-        return self._scheduler.board.goals.get(key) or self._journal.goal(key)
+        board = self._scheduler.board
+        task = board.tasks.get(key)
+        return board.goals.get(task.goal if task else key) or self._journal.goal(key)
 
     def _need(self, key: str) -> Goal:
         goal = self._goal(key)

@@ -160,4 +160,5 @@ def _statement(fact: Fact, now: float) -> Statement:
 
 
 def _json(value: Dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -120,7 +120,7 @@ class Fleet:
 
     def close(self) -> None:
         self._mailbox.put(Stop())
-        if self._thread is not None:
+        if self._thread is not None and self._thread.is_alive():
             self._thread.join(2.0)
         if self._transport is not None:
             self._transport.close()
