@@ -78,7 +78,7 @@ def unpack(archive, folder):
 def compile_light_path(site):
     """Compile what every start needs, in a child: compiling here would cost this process 6 MB."""
     names = [os.path.join(site, name) for name in ("pibot", "paho", "dotenv")]
-    os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-m", "compileall", "-q"] + names)
+    os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-m", "compileall", "-qq"] + names)
 
 
 def activate(site):

@@ -115,7 +115,10 @@ def test_killed_between_commits_keeps_what_was_committed(tmp_path: Path) -> None
 def test_a_second_opener_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with child(
         tmp_path,
-        'one = Store(path / "s.db", SCHEMA, 1); one.open(); print(1); sys.stdout.flush(); sys.stdin.read()',
+        """
+        one = Store(path / "s.db", SCHEMA, 1); one.open()
+        print(1, flush=True); sys.stdin.read()
+        """,
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "1\n"
         one = store(tmp_path)
@@ -228,7 +231,11 @@ def _full(tmp_path: Path, process: "subprocess.Popen[str]") -> None:
 
 def test_a_disk_that_takes_no_more_leaves_the_file_unharmed(tmp_path: Path) -> None:
     """RLIMIT_FSIZE stands for the full disk: every write beyond it fails."""
-    limit = f"import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))\n"
+    limit = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+"""
     _full(tmp_path, child(tmp_path, limit + textwrap.dedent(FILL)))
     one = store(tmp_path)
     one.open()

@@ -137,7 +137,7 @@ def load(
         fleet=values.name("PIBOT_FLEET") or "home",
         worker_id=_worker_id(values),
         client=user if user and NAME.fullmatch(user) else None,
-        model=_model(values),
+        model=None if role == "client" else _model(values),  # a client never asks one
         mqtt_host=values.host("MQTT_HOST"),
         mqtt_port=values.port("MQTT_PORT", 8883 if ca_file else 1883),
         mqtt_username=user,
@@ -172,16 +172,10 @@ def require_credentials(settings: Settings) -> None:
     missing = " and ".join(key for key, value in have.items() if not value)
     if not missing:
         return
-    if settings.role == "master":
-        how = "run `pibot.pyz setup --role master` here, which makes them"
-    else:
-        worker = settings.worker_id
-        how = (
-            f"run `pibot.pyz workers add {worker}` on the master and copy the {worker}.env that"
-            " it writes to this machine as .env beside pibot.pyz"
-        )
     raise ConfigError(
-        f"The broker {settings.mqtt_host} is not on this machine, so {missing} must be set: {how}."
+        f"The broker {settings.mqtt_host} is not on this machine, so {missing} must be set in the "
+        ".env beside pibot.pyz: the password that the broker has for this machine's MQTT_USERNAME "
+        "(mosquitto_passwd sets it), and as the key a random word (`openssl rand -hex 32`)."
     )
 
 
@@ -208,8 +202,8 @@ def _refuse_unknown(values: Values) -> None:
             import difflib
 
             near = difflib.get_close_matches(key, _KNOWN, n=1, cutoff=0.8)
-            hint = f"; did you mean {near[0]}?" if near else ", no setting of PiBot; remove it"
-            raise values.error(key, f"is unknown{hint}".rstrip("."))
+            hint = f"; perhaps {near[0]} is meant" if near else ", no setting of PiBot; remove it"
+            raise values.error(key, f"is unknown{hint}")
 
 
 def _worker_id(values: Values) -> str:

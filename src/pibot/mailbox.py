@@ -1,39 +1,71 @@
-"""One loop's inbox: library callbacks and threads put, the loop collects in groups."""
+"""One loop's inbox: threads put, packets come in while it waits, the loop collects in groups."""
 
 from __future__ import annotations
 
-import queue
-from typing import Any, List
+import socket
+import threading
+from collections import deque
+from typing import Any, Callable, Deque, List
 
 GROUP = 500  # handled together, committed together
 LIMIT = 20_000  # beyond that, what the sender will repeat is dropped
 
+Poll = Callable[[float, socket.socket], None]
+
 
 class Mailbox:
+    """`open()` first; `collect` belongs to the loop's thread, everything else to any thread."""
+
     def __init__(self) -> None:
-        self._queue: "queue.SimpleQueue[Any]" = queue.SimpleQueue()
+        self._items: Deque[Any] = deque()
+        self._owner = 0
+        self._asleep = False
+
+    def open(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
 
     def put(self, item: Any) -> None:
         """Add what must not be lost: ends of attempts, plans, a request to stop."""
-        self._queue.put(item)
+        self._items.append(item)
+        self.wake()
 
     def offer(self, item: Any) -> bool:
         """Add what the sender repeats until it is answered; False if there is no room."""
-        if self._queue.qsize() >= LIMIT:
+        if len(self._items) >= LIMIT:
             return False
-        self._queue.put(item)
+        self._items.append(item)
+        self.wake()
         return True
 
     def size(self) -> int:
-        return self._queue.qsize()
+        return len(self._items)
 
-    def collect(self, wait_s: float) -> List[Any]:
-        """Wait for the first item, then take what else is there; [] when the time is over."""
-        items: List[Any] = []
+    def wake(self) -> None:
+        """End the loop's waiting, if it waits."""
+        if self._asleep and threading.get_ident() != self._owner:
+            try:
+                self._writer.send(b"!")
+            except OSError:  # it is full of wake-ups already, or closed
+                pass
+
+    def collect(self, wait_s: float, poll: Poll) -> List[Any]:
+        """Let `poll` bring packets in, waiting only if nothing is here; return what there is."""
+        self._owner = threading.get_ident()
+        self._asleep = True
+        poll(0.0 if self._items else max(0.0, wait_s), self._reader)
+        self._asleep = False
+        self._drain()
+        return [self._items.popleft() for _ in range(min(len(self._items), GROUP))]
+
+    def _drain(self) -> None:
         try:
-            items.append(self._queue.get(timeout=max(0.0, wait_s)))
-            while len(items) < GROUP:
-                items.append(self._queue.get_nowait())
-        except queue.Empty:
+            while self._reader.recv(4096):
+                pass
+        except BlockingIOError:
             pass
-        return items
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()

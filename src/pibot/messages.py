@@ -16,6 +16,7 @@ from typing import Any, Callable, ClassVar, Dict, List, Optional, Type, TypeVar,
 from pibot.errors import BadMessage
 from pibot.topics import ID, NAME, PROTOCOL
 
+RESULT_BYTES = 16 * 1024 * 1024  # of a task's result
 Pairs = List[List[Any]]  # [[task, attempt], …]
 MAX_DEPTH = 100  # of nesting: what is deeper ends recursive readers, here and elsewhere
 MAX_DIGITS = 300  # of an integer: it still fits into a double

@@ -132,7 +132,7 @@ def test_a_goal_of_a_megabyte_is_refused_at_once() -> None:
 
 SETTINGS = [
     (f"VOLC_API_KEY={PLACEHOLDER}", 0o600, ["VOLC_API_KEY", "line 1", "placeholder"]),
-    ("PIBOT_SLOT=2", 0o600, ["PIBOT_SLOT", "did you mean PIBOT_SLOTS"]),
+    ("PIBOT_SLOT=2", 0o600, ["PIBOT_SLOT", "perhaps PIBOT_SLOTS is meant"]),
     ("MQTT_PORT=lots", 0o600, ["MQTT_PORT", "whole number"]),
     ("MQTT_HOST=pi.local", 0o640, ["open to other users", "chmod 600"]),
     ("what is this", 0o600, ["line 1", "KEY=value"]),

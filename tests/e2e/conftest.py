@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator
 
 import pytest
+
 from fleet_processes import FleetProcesses
 from model_server import ModelServer, serving
 

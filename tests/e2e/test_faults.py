@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 import pytest
+
 from fleet_processes import FleetProcesses
 
 SLEEP = '{"command": "sleep 4; echo slept"}'

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
+
 from fleet_processes import FleetProcesses
 
 ECHO = ("run", "--skill", "echo", "--args", '{"text": "x"}')

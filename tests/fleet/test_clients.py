@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
 import pytest
-from fleet.world import hello
 
+from fleet.world import hello
 from pibot import messages as msg
 from pibot.errors import PibotError, Refused, UsageError
 from pibot.fleet import events as ev

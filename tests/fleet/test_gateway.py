@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, List, Optional, Type, TypeVar
 
 import pytest
-from fleet.world import World, hello
 
+from fleet.world import World, hello
 from pibot import messages as msg
 from pibot.fleet import events as ev
 from pibot.fleet.gateway import Gateway, Incoming, Packet, Request, Step

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from fleet.world import World, assigned
 
+from fleet.world import World, assigned
 from pibot.fleet import events as ev
 from pibot.fleet import routing
 from pibot.fleet.records import Goal

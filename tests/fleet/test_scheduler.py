@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fleet.world import World, assigned, sent
 
+from fleet.world import World, assigned, sent
 from pibot import messages as msg
 from pibot.fleet import events as ev
 from pibot.fleet.pool import AFTER_WILL_S, LEASE_S

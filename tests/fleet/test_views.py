@@ -6,8 +6,8 @@ import json
 from typing import Any, Dict, List
 
 import pytest
-from fleet.world import hello
 
+from fleet.world import hello
 from pibot.fleet.gateway import Packet
 from pibot.fleet.pool import Pool
 from pibot.fleet.records import Task
@@ -39,8 +39,14 @@ def test_the_fleet_and_each_worker() -> None:
     found = shown(views().packets(pool("w1", "w2"), 10.0))
     assert set(found) == {"fleet", "worker/w1", "worker/w2"}
     assert found["fleet"] == {
-        **{"fleet": "home", "state": "online", "epoch": 7, "alarms": []},
-        **{"total": 2, "idle": 2, "busy": 0, "offline": 0},
+        "fleet": "home",
+        "state": "online",
+        "epoch": 7,
+        "alarms": [],
+        "total": 2,
+        "idle": 2,
+        "busy": 0,
+        "offline": 0,
     }
     assert found["worker/w1"]["state"] == "idle" and "skills" not in found["worker/w1"]
 
@@ -62,8 +68,11 @@ def test_a_task_without_its_goal_text_and_result_newest_state_only() -> None:
         one.changed(Task(**{**TASK.__dict__, "state": state, "assignee": "w1", "attempt": 1}))
     packets = one.packets(pool(), 10.0)
     assert shown(packets)["task/g1-1"] == {
-        **{"task_id": "g1-1", "goal_id": "g1", "state": "running"},
-        **{"worker_id": "w1", "attempt": 1},
+        "task_id": "g1-1",
+        "goal_id": "g1",
+        "state": "running",
+        "worker_id": "w1",
+        "attempt": 1,
     }
     assert b"secret" not in b"".join(p.payload for p in packets)
     assert one.packets(pool(), 11.0) == []

@@ -1,4 +1,4 @@
-"""A fleet in virtual time for the tests of the scheduler, with the invariants checked throughout."""
+"""A fleet in virtual time for the tests of the scheduler; the invariants hold throughout."""
 
 from __future__ import annotations
 

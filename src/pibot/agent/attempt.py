@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping
 
@@ -12,7 +13,7 @@ from pibot.agent import loop
 from pibot.agent.model import Model, Usage
 from pibot.agent.tools import Context, Toolbox
 from pibot.errors import ModelError
-from pibot.messages import Assign, Result
+from pibot.messages import RESULT_BYTES, Assign, Result
 
 TRACE_STEPS = 200
 Step = Mapping[str, Any]
@@ -56,7 +57,8 @@ class Attempt:
 
     def _context(self, deadline: float) -> Context:
         workspace = self.tools.workspaces / self.assign.task
-        workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self._needs_workspace():
+            workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Context(
             workspace=workspace,
             cancelled=self.cancelled,
@@ -65,6 +67,11 @@ class Attempt:
             allow_shell=self.tools.allow_shell,
             on_output=lambda text: self.on_step({"kind": "output", "text": text[:400]}),
         )
+
+    def _needs_workspace(self) -> bool:
+        """A skill that asks for no context sees no files: the directory would cost half its time."""
+        skill = self.tools.toolbox.get(str(self.assign.spec.get("skill")))
+        return skill is None or bool(skill.context)
 
     def _skill(self, ctx: Context) -> loop.Outcome:
         """The skill itself, with as much time as the task has."""
@@ -101,6 +108,7 @@ class Attempt:
         self.on_step(step)
 
     def _result(self, outcome: loop.Outcome, late: bool) -> Result:
+        outcome = _bounded(outcome)
         result: Dict[str, Any] = {
             "success": outcome.success,
             "data": dict(outcome.data),
@@ -114,6 +122,15 @@ class Attempt:
         return Result(
             self.assign.task, self.assign.att, state, result, error, usage, list(self.trace)
         )
+
+
+def _bounded(outcome: loop.Outcome) -> loop.Outcome:
+    """Refuse here what the protocol would not carry."""
+    size = len(json.dumps([dict(outcome.data), outcome.output], ensure_ascii=False).encode())
+    if size <= RESULT_BYTES:
+        return outcome
+    why = f"the result has {size:,} bytes, more than {RESULT_BYTES:,}: write it to a file instead"
+    return replace(outcome, success=False, data={}, output=why, error=why)
 
 
 def _failure(why: str) -> loop.Outcome:

@@ -15,6 +15,8 @@ def tidy(workspaces: Path, task: str) -> None:
     """After a task: drop its directory if it is empty, else make room for it."""
     try:
         os.rmdir(workspaces / task)
+    except FileNotFoundError:
+        pass
     except OSError:
         prune(workspaces, time.time())
 

@@ -59,9 +59,9 @@ def picture(shown: Dict[str, Any]) -> List[str]:
 
 
 def _task(task: Dict[str, Any]) -> str:
-    who = f" on {task['worker_id']}" if task["worker_id"] else ""
+    who = f"on {task['worker_id']}" if task["worker_id"] else ""
     why = f": {line(task['error'])}" if task["error"] else ""
-    return f"  {line(task['task_id'])} {present.state(task['state'])}{line(who)}{why}"
+    return f"  {line(task['task_id'])} {present.state(task['state'])}{who and ' ' + line(who)}{why}"
 
 
 def _attempt(attempt: Dict[str, Any]) -> List[str]:

@@ -10,8 +10,10 @@ from collections import OrderedDict
 from typing import Any, Dict, Optional
 
 from pibot.errors import BadMessage
+from pibot.fleet.document import slim
 from pibot.fleet.records import Goal
 from pibot.messages import parse
+from pibot.wire import PACKET_BYTES
 
 REMEMBERED = 500
 ID_CHARS = 200
@@ -55,5 +57,12 @@ def _read(payload: bytes) -> "tuple[str, Optional[str]]":
 
 def answer(document: Dict[str, Any], ask_id: Optional[str]) -> bytes:
     """The payload of `answer/{goal_id}`: the document of `run --json`, and the asker's id."""
-    text = json.dumps({"id": ask_id, **document}, ensure_ascii=False, separators=(",", ":"))
+    payload = _encoded({"id": ask_id, **document})
+    if len(payload) > PACKET_BYTES:  # plain JSON travels in one packet, or not at all
+        payload = _encoded({"id": ask_id, **slim(document)})
+    return payload
+
+
+def _encoded(document: Dict[str, Any]) -> bytes:
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "replace")

@@ -191,10 +191,10 @@ class Clients:
             raise Refused(f"{key} is over already ({goal.state})")
         return ev.CancelWanted(key), {"goal_id": goal.id, "state": "cancelled"}
 
-    def _retry(self, key: str) -> "tuple[ev.FleetEvent, Dict[str, Any]]":
+    def _retry(self, key: str) -> "tuple[Optional[ev.FleetEvent], Dict[str, Any]]":
         goal = self._need(key)
-        if not goal.ended:
-            raise Refused(f"{goal.id} is still {goal.state}: cancel it first, or wait")
+        if not goal.ended:  # asked twice, perhaps because an answer was lost
+            return None, {"goal_id": goal.id, "state": goal.state}
         if goal.state == "succeeded":
             raise Refused(f"{goal.id} has succeeded: submit it again if you want it twice")
         tasks = tuple(self._journal.tasks(goal.id))
@@ -222,7 +222,7 @@ class Clients:
             followers = self._followers.pop(fact.id, {})
             if not followers:
                 return []
-            return self._to(followers, msg.Event(fact.id, "done", self._outcome(fact)))
+            return self._to_all_done(followers, fact)
         if isinstance(fact, Goal) and fact.id in self._followers:
             data: Dict[str, Any] = {"state": fact.state, "revision": fact.revision}
             self._news.setdefault(fact.id, {})[fact.id] = msg.Event(fact.id, "goal", data)
@@ -234,6 +234,14 @@ class Clients:
             }
             self._news.setdefault(fact.goal, {})[fact.id] = msg.Event(fact.goal, "task", data)
         return []
+
+    def _to_all_done(self, followers: Dict[str, Channel], goal: Goal) -> List[Packet]:
+        outcome = self._outcome(goal)
+        done = self._to(followers, msg.Event(goal.id, "done", outcome))
+        if not done:
+            outcome["document"] = document.slim(outcome["document"])
+            done = self._to(followers, msg.Event(goal.id, "done", outcome))
+        return done
 
     def news(self, now: float) -> List[Packet]:
         """What has changed lately; in a burst of short tasks nobody wants every step."""

@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 from pibot.fleet.records import Goal, Task, add_usage
 
+SLIM_CHARS = 500
 OUTPUT_CHARS = 8_000  # of one task's output, in a prompt
 NO_USAGE = {"input_tokens": 0, "output_tokens": 0, "model_calls": 0}
 
@@ -23,6 +24,21 @@ def goal_document(goal: Goal, tasks: Sequence[Task]) -> Dict[str, Any]:
         "usage": usage,
         "seconds": goal.seconds,
     }
+
+
+def slim(document: Dict[str, Any]) -> Dict[str, Any]:
+    """The document without the bulk of its results: for where it would be too large."""
+    note = f"left out because of its size: see `pibot.pyz show {document['goal_id']}`"
+    tasks = []
+    for row in document["tasks"]:
+        result = row["result"]
+        if result:
+            words = str(result.get("output", ""))
+            result = {"success": result.get("success"), "data": {"note": note}}
+            result["output"] = _cut(words, SLIM_CHARS)
+        tasks.append({**row, "result": result})
+    answer = document["answer"]
+    return {**document, "answer": answer and _cut(answer, 10 * SLIM_CHARS), "tasks": tasks}
 
 
 def task_row(task: Task) -> Dict[str, Any]:

@@ -66,6 +66,7 @@ class Gateway:
         self._live: Dict[str, Channel] = {}
         self._refused_at: Dict[Tuple[str, str], float] = {}
         self._packets: List[Packet] = []
+        self._alarms: Dict[str, str] = {}  # as the operator has read them
         self.dropped: Counter[str] = Counter()
 
     def take_packets(self) -> List[Packet]:
@@ -198,6 +199,10 @@ class Gateway:
         if refused is None:
             return False
         self._refuse(address, msg.Refusal(refused[0], refused[1], hello.nonce), now)
+        alarm = self._pool.get(address.name).alarm
+        if alarm != self._alarms.get(address.name, ""):
+            self._alarms[address.name] = alarm
+            log.error("%s", alarm)
         return True
 
     def _join(

@@ -61,7 +61,8 @@ class Goals:
             goal = self._set(goal, route="answer", state="running")
             self._emit(AnswerJob(goal))
         else:
-            goal = self._set(goal, route="direct", state="running")
+            everyone = goal.all or route.everyone
+            goal = self._set(goal, route="direct", state="running", all=everyone)
             self._add(goal, list(route.tasks), now)
 
     def resume(self, now: float) -> None:

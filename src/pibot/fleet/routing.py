@@ -30,6 +30,7 @@ class Route:
     """Exactly one of these says how: `answer`, `error`, `tasks`, or `kind` plan | answer."""
 
     kind: str = ""
+    everyone: bool = False  # a row for each machine, even if there is only one
     answer: Optional[str] = None
     error: Optional[str] = None
     tasks: Tuple[Task, ...] = ()
@@ -117,7 +118,7 @@ def _tasks(goal: Goal, task: Task, on: str, everywhere: bool, pool: Pool) -> Rou
     machines = [w for _, w in sorted(pool.workers.items()) if w.tags.issuperset(tags)]
     if not machines:
         return Route(error="the fleet has no worker" + (f" tagged {goal.tag!r}" if tags else ""))
-    return Route(tasks=tuple(_for_one_of_all(task, goal, w) for w in machines))
+    return Route(tasks=tuple(_for_one_of_all(task, goal, w) for w in machines), everyone=True)
 
 
 def _for(task: Task, goal: Goal, worker: str, tags: Tuple[str, ...]) -> Task:

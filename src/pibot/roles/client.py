@@ -31,6 +31,7 @@ from pibot.wire import WHOLE_BYTES, Reader, Writer
 CONNECT_S = 5.0
 REQUEST_S = 15.0
 RESEND_S = 1.0
+RESEND_MAX_S = 5.0
 FOLLOW_S = 2.0
 GRACE_S = 15.0  # beyond a goal's deadline, for the master to say so
 Document = Dict[str, Any]
@@ -46,6 +47,7 @@ class Pending:
         self.reply: Optional[msg.Reply] = None
         self.done = threading.Event()
         self.resend_at = 0.0
+        self.pause_s = RESEND_S
 
     def wait(self, timeout_s: float) -> Optional[Document]:
         """The reply's data, None if none came in time; raise what the master says is wrong."""
@@ -102,12 +104,14 @@ class Fleet:
     def open(self) -> None:
         host, port = broker.locate(self._settings)
         there = link(self._settings, host, port)
+        self._mailbox.open()
         self._transport = PahoTransport(
             there, self.name, [self._topics.client(self.name, "rep"), self._topics.announce]
         )
         self._transport.start(
             lambda topic, payload: self._mailbox.offer((topic, payload)),
             lambda up, why: self._mailbox.put((up, why)),
+            self._mailbox.wake,
         )
         self._thread = threading.Thread(target=self._loop, name="fleet", daemon=True)
         self._thread.start()
@@ -268,8 +272,9 @@ class Fleet:
     # --- the thread -------------------------------------------------------------------------------
 
     def _loop(self) -> None:
+        assert self._transport is not None
         while True:
-            for item in self._mailbox.collect(self._wait_s()):
+            for item in self._mailbox.collect(self._wait_s(), self._transport.poll):
                 if isinstance(item, Stop):
                     return
                 self._take(item, time.monotonic())
@@ -351,7 +356,8 @@ class Fleet:
                 self._send_now(pending, now)
 
     def _send_now(self, pending: Pending, now: float) -> None:
-        pending.resend_at = now + RESEND_S
+        pending.resend_at = now + pending.pause_s
+        pending.pause_s = min(2 * pending.pause_s, RESEND_MAX_S)
         self._publish(pending.message)
         pending.ids.append(self._writer.last_id)
         self._sent[self._writer.last_id] = pending

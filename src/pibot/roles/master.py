@@ -80,9 +80,12 @@ class Master:
         """Serve until stop(); raises PibotError when it cannot begin."""
         require_credentials(self._settings)
         with ExitStack() as opened:
+            self._mailbox.open()
+            opened.callback(self._mailbox.close)
             self._open(opened)
+            assert self._transport is not None
             while not self._stopping:
-                self._turn(self._mailbox.collect(self._wait_s()))
+                self._turn(self._mailbox.collect(self._wait_s(), self._transport.poll))
             self._publish([self._farewell()])
 
     # --- beginning ------------------------------------------------------------------------------
@@ -110,6 +113,7 @@ class Master:
         self._transport.start(
             lambda topic, payload: self._mailbox.offer((topic, payload)),
             lambda up, why: self._mailbox.put((up, why)),
+            self._mailbox.wake,
         )
         opened.callback(self._transport.close)
 

@@ -78,9 +78,12 @@ class Worker:
         """Serve until stop(); raises PibotError when it cannot begin."""
         require_credentials(self._settings)
         with ExitStack() as opened:
+            self._mailbox.open()
+            opened.callback(self._mailbox.close)
             self._open(opened)
+            assert self._transport is not None
             while not self._stopping:
-                self._turn(self._mailbox.collect(self._wait_s()))
+                self._turn(self._mailbox.collect(self._wait_s(), self._transport.poll))
             for running in self._attempts.values():
                 running.interrupt()
             for send in self._core.stopping(time.monotonic()).sends:
@@ -94,9 +97,11 @@ class Worker:
         self._journal = Journal(home / "journal.db")
         inc, held = self._journal.open()
         opened.callback(self._journal.close)
-        toolbox, problems = library.load(settings.skills_dir, settings.allow_shell)
-        for problem in problems:
-            log.warning("%s", problem)
+        toolbox, notes = library.load(settings.skills_dir, settings.allow_shell)
+        for note in notes:
+            log.info("%s", note)
+        if settings.web_allow:  # the skill reads it where it runs, and .env may be where it stood
+            os.environ["PIBOT_WEB_ALLOW"] = ",".join(settings.web_allow)
         self._tools = attempt.Tools(
             toolbox=toolbox,
             model=_model(settings),
@@ -125,6 +130,7 @@ class Worker:
         self._transport.start(
             lambda topic, payload: self._mailbox.offer((topic, payload)),
             lambda up, why: self._mailbox.put((up, why)),
+            self._mailbox.wake,
         )
         opened.callback(self._transport.close)
 
