@@ -42,7 +42,7 @@ def setup(role: str, settings: Settings, *, debug: bool = False) -> None:
     for handler in handlers:
         root.addHandler(handler)
     root.setLevel(logging.WARNING)  # libraries; PiBot's own records have their own level
-    usual = logging.WARNING if role == "client" else logging.INFO
+    usual = logging.INFO if role in ("master", "worker") else logging.WARNING
     logging.getLogger("pibot").setLevel(logging.DEBUG if debug else usual)
     logging.raiseExceptions = False  # a full disk must not fill the journal with tracebacks
 

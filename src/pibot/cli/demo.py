@@ -47,7 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    found = settings(options)
+    found = settings(options, "demo")
     try:
         with ExitStack() as opened:
             fleet = _begin(opened, found)

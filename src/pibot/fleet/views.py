@@ -63,7 +63,7 @@ class Views:
         return packets
 
     def _of_tasks(self, now: float) -> List[Packet]:
-        """In a burst only so many at a time: what changes meanwhile is shown once, as it is then."""
+        """In a burst only so many at a time: what changes meanwhile is shown once, as it is."""
         packets = []
         for task_id in list(itertools.islice(self._tasks, AT_ONCE)):
             view = self._tasks.pop(task_id)
