@@ -23,7 +23,8 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
 from fleet_processes import FleetProcesses, Process  # noqa: E402
 from pibot import config  # noqa: E402
 from pibot import messages as msg  # noqa: E402
-from pibot.roles.client import Fleet, new_goal_id  # noqa: E402
+from pibot.roles.client import Fleet  # noqa: E402
+from pibot.roles.common import new_goal_id  # noqa: E402
 
 ECHO = {"text": "x" * 32}
 Row = Tuple[str, str, str]

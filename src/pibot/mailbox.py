@@ -29,7 +29,7 @@ class Mailbox:
     def put(self, item: Any) -> None:
         """Add what must not be lost: ends of attempts, plans, a request to stop."""
         self._items.append(item)
-        self.wake()
+        self._end_wait()  # also from a signal handler, which runs in the loop's own thread
 
     def offer(self, item: Any) -> bool:
         """Add what the sender repeats until it is answered; False if there is no room."""
@@ -43,8 +43,12 @@ class Mailbox:
         return len(self._items)
 
     def wake(self) -> None:
-        """End the loop's waiting, if it waits."""
-        if self._asleep and threading.get_ident() != self._owner:
+        """End the loop's waiting, if it waits; called inside its own poll, it need not."""
+        if threading.get_ident() != self._owner:
+            self._end_wait()
+
+    def _end_wait(self) -> None:
+        if self._asleep:
             try:
                 self._writer.send(b"!")
             except OSError:  # it is full of wake-ups already, or closed

@@ -42,7 +42,7 @@ def test_tasks_without_needs_run_in_parallel_and_the_rest_waits(world: World) ->
     world.result(world.task("g1-3").assignee, "g1-3", output="ALL")
     job = world.jobs[-1]
     assert isinstance(job, ev.AnswerJob) and [r["output"] for r in job.results][-1] == "ALL"
-    world.feed(ev.Answered("g1", "the answer"))
+    world.feed(ev.Answered("g1", 0, "the answer"))
     assert (world.goal().state, world.goal().answer) == ("succeeded", "the answer")
 
 
@@ -50,7 +50,7 @@ def test_without_the_models_words_the_results_are_the_answer(world: World) -> No
     planned(world)
     world.plan("g1", {"id": "a", "goal": "one"})
     world.result(world.task("g1-1").assignee, "g1-1", output="ONE")
-    world.feed(ev.Answered("g1", None, "no endpoint"))
+    world.feed(ev.Answered("g1", 0, None, "no endpoint"))
     assert (world.goal().state, world.goal().answer) == ("succeeded", "ONE")
 
 
@@ -68,7 +68,7 @@ def test_a_failed_task_is_retried_elsewhere_then_the_plan_is_revised(world: Worl
     assert job.history[0]["error"] == "again no luck"
     world.plan("g1", {"id": "c", "goal": "another way"}, revision=1)
     world.result(world.task("g1-3").assignee, "g1-3", output="found")
-    world.feed(ev.Answered("g1", "done in another way"))
+    world.feed(ev.Answered("g1", 1, "done in another way"))
     assert world.goal().state == "succeeded"
 
 
@@ -159,7 +159,7 @@ def test_moderate_goals_go_to_an_idle_worker_or_to_the_master(world: World) -> N
     world.submit("g3", text="What is a broker?")
     job = world.jobs[-1]
     assert isinstance(job, ev.AnswerJob) and job.goal.id == "g3"
-    world.feed(ev.Answered("g3", "a broker is …"))
+    world.feed(ev.Answered("g3", 0, "a broker is …"))
     assert world.goal("g3").answer == "a broker is …"
 
 

@@ -44,7 +44,7 @@ def test_after_a_failed_diamond_a_revised_plan_can_succeed(world: World) -> None
     world.plan("g1", {"id": "e", "goal": "otherwise"}, revision=1)
     task = world.task("g1-5")
     world.result(task.assignee, "g1-5", task.attempt, output="done")
-    world.feed(ev.Answered("g1", "done otherwise"))
+    world.feed(ev.Answered("g1", 1, "done otherwise"))
     assert (world.goal().state, world.goal().answer) == ("succeeded", "done otherwise")
 
 

@@ -102,6 +102,7 @@ class WorkerCore:
         guest: Guest,
         jitter: Callable[[], float],
         held: List[Held],
+        now: float = 0.0,
     ) -> None:
         """`hello` makes the greeting around a nonce; `held` is what the store kept: results."""
         self.guest, self._hello, self._slots, self._jitter = guest, hello, slots, jitter
@@ -112,13 +113,14 @@ class WorkerCore:
         self._accept_at: Dict[str, float] = {}
         self._refused = ""
         self._heartbeat_at = 0.0
-        self._acked_at = 0.0
+        self._acked_at = now
         self._now = 0.0
         self._out = Out()
 
     @property
     def running(self) -> List[str]:
-        return [h.task for h in self.held.values() if h.result is None]
+        # A list at once: /health asks from a thread of its own.
+        return [h.task for h in list(self.held.values()) if h.result is None]
 
     def silent_s(self, now: float) -> float:
         """Seconds since the master last answered."""

@@ -80,7 +80,7 @@ def _lines(at_terminal: bool) -> Iterator[str]:
 
 
 def _turn(fleet: Fleet, chat: str, text: str) -> int:
-    from pibot.roles.client import new_goal_id
+    from pibot.roles.common import new_goal_id
 
     if text == "/help":
         present.say(HELP)

@@ -168,7 +168,7 @@ def _samples(fleet: Fleet, model: bool) -> bool:
 
 
 def _sample(fleet: Fleet, goal: str) -> bool:
-    from pibot.roles.client import new_goal_id
+    from pibot.roles.common import new_goal_id
 
     present.say(f"\n{chat.PROMPT}{present.paint(goal, 'bold')}")
     document, error = goals.wait(fleet, msg.Submit(new_goal_id(), goal=goal, follow=True))

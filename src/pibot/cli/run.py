@@ -61,7 +61,7 @@ def _detached(accepted: Dict[str, Any], as_json: bool) -> int:
 
 def _submit(options: argparse.Namespace) -> msg.Submit:
     """The request that the arguments mean; raise UsageError for what cannot be one."""
-    from pibot.roles.client import new_goal_id
+    from pibot.roles.common import new_goal_id
 
     if options.on and (options.all or options.tag):
         raise UsageError("--on names one worker: leave out --all and --tag, or --on")

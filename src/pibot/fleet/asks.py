@@ -37,6 +37,10 @@ class Asks:
                 self._seen.popitem(last=False)
         return Goal(goal_id, text=text, asked=True, ask_id=ask_id)
 
+    def forget(self, goal: Goal) -> None:
+        """The goal was not taken: asked again, it is a new one."""
+        self._seen.pop(goal.ask_id or "", None)
+
 
 def _read(payload: bytes) -> "tuple[str, Optional[str]]":
     if len(payload) > MAX_BYTES:

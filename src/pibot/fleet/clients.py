@@ -222,7 +222,7 @@ class Clients:
             followers = self._followers.pop(fact.id, {})
             if not followers:
                 return []
-            return self._to_all_done(followers, fact)
+            return self._to(followers, msg.Event(fact.id, "done", self._outcome(fact)))
         if isinstance(fact, Goal) and fact.id in self._followers:
             data: Dict[str, Any] = {"state": fact.state, "revision": fact.revision}
             self._news.setdefault(fact.id, {})[fact.id] = msg.Event(fact.id, "goal", data)
@@ -234,14 +234,6 @@ class Clients:
             }
             self._news.setdefault(fact.goal, {})[fact.id] = msg.Event(fact.goal, "task", data)
         return []
-
-    def _to_all_done(self, followers: Dict[str, Channel], goal: Goal) -> List[Packet]:
-        outcome = self._outcome(goal)
-        done = self._to(followers, msg.Event(goal.id, "done", outcome))
-        if not done:
-            outcome["document"] = document.slim(outcome["document"])
-            done = self._to(followers, msg.Event(goal.id, "done", outcome))
-        return done
 
     def news(self, now: float) -> List[Packet]:
         """What has changed lately; in a burst of short tasks nobody wants every step."""

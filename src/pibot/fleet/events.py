@@ -36,6 +36,7 @@ class Answered:
     """The model's answer to an AnswerJob; None if it gave none."""
 
     goal: str
+    revision: int
     answer: Optional[str]
     error: Optional[str] = None
     usage: Dict[str, Any] = field(default_factory=dict)

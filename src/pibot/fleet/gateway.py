@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from dataclasses import replace
 from typing import Callable, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from pibot import messages as msg
 from pibot.errors import BadMessage
 from pibot.fleet import events as ev
+from pibot.fleet.document import slim
 from pibot.fleet.pool import HEARTBEAT_S, LEASE_S, Pool
 from pibot.session import Channel, Host
 from pibot.signing import Keyring
@@ -22,6 +24,7 @@ from pibot.wire import Reader, TooLarge, Writer
 log = logging.getLogger(__name__)
 
 REFUSAL_PAUSE_S = 1.0
+TOPIC_CHARS = 200
 
 
 class Packet(NamedTuple):
@@ -102,6 +105,9 @@ class Gateway:
         try:
             packets = self._writer.packets(topic, message, channel, self._epoch)
         except TooLarge as error:
+            smaller = _slim(message)
+            if smaller is not None:
+                return self._make(topic, smaller, channel, qos)
             log.error("not sent on %s: %s", topic, error)
             if channel is None or not isinstance(message, msg.Reply):
                 return []
@@ -113,8 +119,8 @@ class Gateway:
 
     def receive(self, topic: str, payload: bytes, now: float) -> Optional[Incoming]:
         """Return what a packet means, or None if it means nothing (yet)."""
-        address = self._topics.parse(topic)
         try:
+            address = self._topics.parse(topic) if len(topic) <= TOPIC_CHARS else None
             if address is None or address.kind == "m":
                 raise BadMessage("a topic that the master does not read")
             kid, header, message = self._reader.read(topic, payload)
@@ -233,3 +239,15 @@ class Gateway:
             self._topics.worker(to.name, "cmd") if worker else self._topics.client(to.name, "rep")
         )
         self._packets += self._make(topic, message, channel)
+
+
+def _slim(message: msg.Message) -> Optional[msg.Message]:
+    """A document's message without the bulk of its results; None if that is what it is."""
+    if not isinstance(message, (msg.Reply, msg.Event)) or "document" not in message.data:
+        return None
+    if message.data.get("slim"):
+        return None
+    data = {**message.data, "slim": True, "document": slim(message.data["document"])}
+    if "attempts" in data:
+        data["attempts"] = []
+    return replace(message, data=data)

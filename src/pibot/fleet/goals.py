@@ -163,7 +163,11 @@ class Goals:
             return
         if all(t.state == "succeeded" for t in tasks):
             self._compose(goal, tasks, now)
-        elif goal.route == "plan" and goal.revision < MAX_REVISIONS and not _stopped(tasks):
+        elif (
+            goal.route == "plan"
+            and goal.revision - goal.retried_at < MAX_REVISIONS
+            and not _stopped(tasks)
+        ):
             self._revise(goal, tasks)
         else:
             self._finish(goal, _failed_state(tasks), now, answer=document.not_done(tasks))
@@ -188,10 +192,10 @@ class Goals:
         return document.results(self._board.of(goal.id))
 
     def answered(self, event: Answered, now: float) -> None:
-        self._composing.discard(event.goal)
         goal = self._open(event.goal)
-        if goal is None or goal.state != "running":
+        if goal is None or goal.state != "running" or goal.revision != event.revision:
             return
+        self._composing.discard(goal.id)
         goal = changed(goal, usage=add_usage(goal.usage, event.usage))
         tasks = [t for t in self._board.of(goal.id) if t.needed]
         if event.answer:
@@ -221,6 +225,7 @@ class Goals:
         answer: Optional[str] = None,
         error: Optional[str] = None,
     ) -> None:
+        self._composing.discard(goal.id)
         seconds = round(now - self._started.pop(goal.id, now), 3)
         if state != "succeeded" and error is None:
             failed = [t.error for t in self._board.of(goal.id) if t.needed and t.error]
@@ -245,7 +250,9 @@ class Goals:
 
         `goal` has ended; `key` is its id or that of one of its tasks.
         """
-        goal = changed(goal, state="running", answer=None, error=None, revision=0, seconds=0.0)
+        again = goal.revision + 1
+        goal = changed(goal, state="running", answer=None, error=None, seconds=0.0)
+        goal = changed(goal, revision=again, retried_at=again)
         self._start_clock(goal, now)
         chosen = _to_redo(tasks, key)
         if not chosen:

@@ -70,5 +70,5 @@ class Jobs:
 
 def _failed(job: Job, why: str) -> Any:
     if isinstance(job, AnswerJob):
-        return Answered(job.goal.id, None, why)
+        return Answered(job.goal.id, job.goal.revision, None, why)
     return Planned(job.goal.id, job.goal.revision, error=why)

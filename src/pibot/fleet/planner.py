@@ -127,8 +127,10 @@ class Planner:
         try:
             reply = self._model.chat(messages, deadline=deadline, cancelled=cancelled)
         except PibotError as error:
-            return Answered(job.goal.id, None, str(error))
-        return Answered(job.goal.id, reply.text.strip() or None, usage=reply.usage.to_json())
+            return Answered(job.goal.id, job.goal.revision, None, str(error))
+        return Answered(
+            job.goal.id, job.goal.revision, reply.text.strip() or None, usage=reply.usage.to_json()
+        )
 
     def _opening(
         self, instructions: str, chat: Sequence[Tuple[str, str]], asked: str

@@ -41,7 +41,8 @@ class Goal:
     asked: bool = False  # came over the `ask` topic: its answer goes to `answer/…`
     state: str = "planning"
     route: str = ""
-    revision: int = 0  # how often the plan was revised
+    revision: int = 0  # of the plan: counts revisions and retries, fences late model calls
+    retried_at: int = 0  # the revision at which the last retry began
     answer: Optional[str] = None
     error: Optional[str] = None
     usage: Dict[str, int] = field(default_factory=dict)  # of the master's own model calls

@@ -33,6 +33,7 @@ RESEND_S = 1.0
 RESEND_MAX_S = 8.0
 GRACE_S = 15.0  # beyond an attempt's own deadline, for its worker to say so
 MAX_ERROR_CHARS = 4_000  # the whole story is in the result
+MAX_NAMED = 200  # attempts that one heartbeat may name
 MAX_LOSSES = 5  # a task that keeps losing its workers may be what kills them
 
 
@@ -157,7 +158,7 @@ class Scheduler:
 
     def _renew(self, worker: str, running: List[List[Any]]) -> None:
         """Attempts that the worker names live on; those that are not current are stopped."""
-        for task_id, att in running:
+        for task_id, att in running[:MAX_NAMED]:
             task = self._current(worker, task_id, att)
             if task is None:
                 self._send(worker, Cancel(task_id, att))

@@ -21,11 +21,11 @@ from pibot import messages as msg
 from pibot.config import Settings
 from pibot.errors import BadMessage, PibotError, Refused, TimedOut, Unreachable, UsageError
 from pibot.mailbox import Mailbox
-from pibot.roles.common import Stop, link, new_nonce
+from pibot.roles.common import Stop, link, new_goal_id, new_nonce
 from pibot.session import Guest
 from pibot.signing import Unsigned
 from pibot.topics import Topics
-from pibot.transport import PahoTransport
+from pibot.transport import PahoTransport, Transport
 from pibot.wire import WHOLE_BYTES, Reader, Writer
 
 CONNECT_S = 5.0
@@ -62,8 +62,11 @@ class Pending:
 class Fleet:
     """A connection to a fleet's master. Use `Fleet.connect()`; close it, or use `with`."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: Settings, connect: Callable[..., Transport] = PahoTransport
+    ) -> None:
+        """`connect` makes the transport: of a link, a name and topic filters."""
+        self._settings, self._make_transport = settings, connect
         self.name = settings.client or f"cli-{secrets.token_hex(4)}"
         self._topics = Topics(settings.fleet)
         self._mailbox = Mailbox()
@@ -77,7 +80,7 @@ class Fleet:
         self._following: Dict[str, "queue.SimpleQueue[msg.Event]"] = {}
         self._welcomed = threading.Event()
         self._trouble = ""
-        self._transport: Optional[PahoTransport] = None
+        self._transport: Optional[Transport] = None
         self._thread: Optional[threading.Thread] = None
 
     @classmethod
@@ -105,7 +108,7 @@ class Fleet:
         host, port = broker.locate(self._settings)
         there = link(self._settings, host, port)
         self._mailbox.open()
-        self._transport = PahoTransport(
+        self._transport = self._make_transport(
             there, self.name, [self._topics.client(self.name, "rep"), self._topics.announce]
         )
         self._transport.start(
@@ -381,10 +384,6 @@ def _check(message: msg.Message, name: str) -> None:
             f"the {message.t} message has {size:,} bytes, more than the {WHOLE_BYTES:,} that may "
             "be sent"
         )
-
-
-def new_goal_id() -> str:
-    return "g" + secrets.token_hex(6)
 
 
 _ERRORS = {"usage": UsageError, "config": UsageError, "refused": Refused}

@@ -25,6 +25,10 @@ def new_nonce() -> str:
     return secrets.token_hex(8)
 
 
+def new_goal_id() -> str:
+    return "g" + secrets.token_hex(6)
+
+
 def link(settings: Settings, host: str, port: int) -> Link:
     ca_file = str(settings.mqtt_ca_file) if settings.mqtt_ca_file else None
     return Link(host, port, settings.mqtt_username, settings.mqtt_password, ca_file)

@@ -15,7 +15,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 from pibot import __version__, broker
 from pibot import messages as msg
@@ -31,7 +31,7 @@ from pibot.session import Guest
 from pibot.signing import Unsigned
 from pibot.skills.core import machine_facts
 from pibot.topics import Topics
-from pibot.transport import LastWill, PahoTransport
+from pibot.transport import LastWill, PahoTransport, Transport
 from pibot.wire import Reader, TooLarge, Writer
 
 log = logging.getLogger("pibot.worker")
@@ -57,8 +57,11 @@ class Stepped:
 
 
 class Worker:
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: Settings, connect: Callable[..., Transport] = PahoTransport
+    ) -> None:
+        """`connect` makes the transport: of a link, a name, topic filters and a last will."""
+        self._settings, self._make_transport = settings, connect
         self._name = settings.worker_id
         self._mailbox = Mailbox()
         self._topics = Topics(settings.fleet)
@@ -68,20 +71,17 @@ class Worker:
         self._facts_at = 0.0
         self._unstored: List[core.Fact] = []
         self._stopping = False
-        self._transport: Optional[PahoTransport] = None
 
     def stop(self) -> None:
         """Ask the loop to end; safe from signal handlers and threads."""
+        self._stopping = True
         self._mailbox.put(Stop())
 
     def run(self) -> None:
         """Serve until stop(); raises PibotError when it cannot begin."""
         require_credentials(self._settings)
         with ExitStack() as opened:
-            self._mailbox.open()
-            opened.callback(self._mailbox.close)
             self._open(opened)
-            assert self._transport is not None
             while not self._stopping:
                 self._turn(self._mailbox.collect(self._wait_s(), self._transport.poll))
             for running in self._attempts.values():
@@ -93,6 +93,8 @@ class Worker:
 
     def _open(self, opened: ExitStack) -> None:
         settings = self._settings
+        self._mailbox.open()
+        opened.callback(self._mailbox.close)
         home = settings.state_dir / self._name
         self._journal = Journal(home / "journal.db")
         inc, held = self._journal.open()
@@ -112,7 +114,9 @@ class Worker:
         start = secrets.token_hex(8)
         hello = functools.partial(msg.Hello, start=start, inc=inc, facts=_facts(settings, toolbox))
         guest = Guest(new_nonce, random.random)
-        self._core = core.WorkerCore(hello, settings.slots, guest, random.random, held)
+        self._core = core.WorkerCore(
+            hello, settings.slots, guest, random.random, held, time.monotonic()
+        )
         opened.callback(serve_health(settings, self._health).close)
         self._connect(opened, start)
 
@@ -123,7 +127,7 @@ class Worker:
         will = LastWill(will_topic, self._writer.packets(will_topic, msg.Will(start))[0])
         filters = [t.worker(self._name, "cmd"), t.announce]
         there = link(self._settings, host, port)
-        self._transport = PahoTransport(there, self._name, filters, will)
+        self._transport = self._make_transport(there, self._name, filters, will)
         log.info(
             "worker %s of fleet %s: broker %s", self._name, self._settings.fleet, there.where()
         )
@@ -154,7 +158,7 @@ class Worker:
 
     def _turn(self, items: List[Any]) -> None:
         now = time.monotonic()
-        outs = [out for item in items for out in self._take(item, now)]
+        outs = [out for item in items for out in self._taken(item, now)]
         if now >= self._facts_at:
             self._facts_at = now + FACTS_S
             self._core.facts = machine_facts()
@@ -179,21 +183,28 @@ class Worker:
             self._journal.commit(self._unstored)
             self._unstored = []
 
+    def _taken(self, item: Any, now: float) -> List[core.Out]:
+        """What follows from an item; if it cannot be handled, a new session mends what it left."""
+        try:
+            return self._take(item, now)
+        except Exception:
+            log.exception("a message could not be handled")
+            return [self._core.connected(now)]
+
     def _take(self, item: Any, now: float) -> List[core.Out]:
         if isinstance(item, Stop):
-            self._stopping = True
-        elif isinstance(item, Ended):
+            return []
+        if isinstance(item, Ended):
             self._attempts.pop(item.result.task, None)
             return [self._core.ended(item.result, now)]
-        elif isinstance(item, Stepped):
+        if isinstance(item, Stepped):
             return [self._core.step(item.task, item.step, now)]
-        elif isinstance(item[0], str):
+        if isinstance(item[0], str):
             return self._take_packet(item[0], item[1], now)
-        elif item[0]:
+        if item[0]:
             log.info("connected to the broker")
             return [self._core.connected(now)]
-        else:
-            log.warning("%s", item[1])
+        log.warning("%s", item[1])
         return []
 
     def _take_packet(self, topic: str, payload: bytes, now: float) -> List[core.Out]:
@@ -214,7 +225,6 @@ class Worker:
     # --- effects --------------------------------------------------------------------------------
 
     def _publish(self, send: core.Send) -> None:
-        assert self._transport is not None
         channel = None if send.joining else self._core.guest.channel
         topic = self._topics.worker(self._name, send.channel)
         try:
