@@ -69,7 +69,7 @@ class Attempt:
         )
 
     def _needs_workspace(self) -> bool:
-        """A skill that asks for no context sees no files: the directory would cost half its time."""
+        """A skill without a context sees no files: a directory would cost half its time."""
         skill = self.tools.toolbox.get(str(self.assign.spec.get("skill")))
         return skill is None or bool(skill.context)
 
