@@ -137,7 +137,7 @@ def load(
         fleet=values.name("PIBOT_FLEET") or "home",
         worker_id=_worker_id(values),
         client=user if user and NAME.fullmatch(user) else None,
-        model=None if role == "client" else _model(values),  # a client never asks one
+        model=_model(values, role),
         mqtt_host=values.host("MQTT_HOST"),
         mqtt_port=values.port("MQTT_PORT", 8883 if ca_file else 1883),
         mqtt_username=user,
@@ -231,7 +231,7 @@ def _machine_id() -> str:
     return ""
 
 
-def _model(values: Values) -> Optional[ModelConfig]:
+def _model(values: Values, role: str) -> Optional[ModelConfig]:
     """The VOLC endpoint if any VOLC name is set, else OpenAI's.
 
     Key and address always come from the same family: a key never goes to the other's host.
@@ -245,6 +245,8 @@ def _model(values: Values) -> Optional[ModelConfig]:
         return None
     key = _api_key(values, "OPENAI_API_KEY", "OPENAI_BASE_URL")
     model = model or values.text("OPENAI_MODEL")
+    if model is None and role == "client":
+        return None  # an OPENAI_API_KEY in somebody's shell must not stop `status`
     if model is None:
         raise ConfigError("OPENAI_MODEL must name the model of the endpoint; set it in .env.")
     return ModelConfig(key, values.url("OPENAI_BASE_URL") or OPENAI_BASE_URL, model)
