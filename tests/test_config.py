@@ -12,7 +12,7 @@ from typing import Any, Dict, Mapping, Optional
 import pytest
 
 from pibot import config
-from pibot.config import ModelConfig, Settings
+from pibot.config import ModelSettings, Settings
 from pibot.errors import ConfigError
 
 SECRET = "s3cr3t-4f1c9a"
@@ -117,32 +117,32 @@ OPENAI = {"OPENAI_API_KEY": "o-key", "OPENAI_MODEL": "gpt"}
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        (VOLC, ModelConfig("v-key", config.VOLC_BASE_URL, "ark-code-latest")),
-        (OPENAI, ModelConfig("o-key", "https://api.openai.com/v1", "gpt")),
+        (VOLC, ModelSettings("v-key", config.VOLC_BASE_URL, "ark-code-latest")),
+        (OPENAI, ModelSettings("o-key", "https://api.openai.com/v1", "gpt")),
         (
             {**VOLC, **OPENAI, "OPENAI_BASE_URL": "https://other.example/v1"},
-            ModelConfig("v-key", config.VOLC_BASE_URL, "ark-code-latest"),
+            ModelSettings("v-key", config.VOLC_BASE_URL, "ark-code-latest"),
         ),
         (
             {**VOLC, "VOLC_BASE_URL": "https://llm.example/v1/", "MODEL_NAME": "m"},
-            ModelConfig("v-key", "https://llm.example/v1", "m"),
+            ModelSettings("v-key", "https://llm.example/v1", "m"),
         ),
         (
             {"OPENAI_API_KEY": "k", "MODEL_NAME": "m"},
-            ModelConfig("k", config.OPENAI_BASE_URL, "m"),
+            ModelSettings("k", config.OPENAI_BASE_URL, "m"),
         ),
         (
             {"OPENAI_BASE_URL": "http://127.0.0.1:8080/v1", "OPENAI_MODEL": "m"},
-            ModelConfig("none", "http://127.0.0.1:8080/v1", "m"),
+            ModelSettings("none", "http://127.0.0.1:8080/v1", "m"),
         ),
         (
             {"VOLC_BASE_URL": "http://gpu.lan/v1", "MODEL_NAME": "m"},
-            ModelConfig("none", "http://gpu.lan/v1", "m"),
+            ModelSettings("none", "http://gpu.lan/v1", "m"),
         ),
         ({"MODEL_NAME": "m"}, None),
     ],
 )
-def test_model(environ: Dict[str, str], expected: Optional[ModelConfig]) -> None:
+def test_model(environ: Dict[str, str], expected: Optional[ModelSettings]) -> None:
     assert load(environ).model == expected
 
 

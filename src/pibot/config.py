@@ -64,7 +64,7 @@ _PRIVATE_NAMES = (".local", ".lan", ".home", ".internal", ".home.arpa")
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelSettings:
     """A model endpoint; the key goes to `base_url`'s host only and never into a repr."""
 
     api_key: str = field(repr=False)
@@ -80,7 +80,7 @@ class Settings:
     fleet: str
     worker_id: str
     client: Optional[str]  # a client's own name, when the broker's user name can be one
-    model: Optional[ModelConfig]
+    model: Optional[ModelSettings]
     mqtt_host: Optional[str]  # None: nobody said, so this machine
     mqtt_port: int
     mqtt_username: Optional[str]
@@ -231,7 +231,7 @@ def _machine_id() -> str:
     return ""
 
 
-def _model(values: Values, role: str) -> Optional[ModelConfig]:
+def _model(values: Values, role: str) -> Optional[ModelSettings]:
     """The VOLC endpoint if any VOLC name is set, else OpenAI's.
 
     Key and address always come from the same family: a key never goes to the other's host.
@@ -240,7 +240,7 @@ def _model(values: Values, role: str) -> Optional[ModelConfig]:
     if values.text("VOLC_API_KEY") or values.text("VOLC_BASE_URL"):
         key = _api_key(values, "VOLC_API_KEY", "VOLC_BASE_URL")
         url = values.url("VOLC_BASE_URL") or VOLC_BASE_URL
-        return ModelConfig(key, url, model or VOLC_MODEL)
+        return ModelSettings(key, url, model or VOLC_MODEL)
     if not values.text("OPENAI_API_KEY") and not values.text("OPENAI_BASE_URL"):
         return None
     key = _api_key(values, "OPENAI_API_KEY", "OPENAI_BASE_URL")
@@ -249,7 +249,7 @@ def _model(values: Values, role: str) -> Optional[ModelConfig]:
         return None  # an OPENAI_API_KEY in somebody's shell must not stop `status`
     if model is None:
         raise ConfigError("OPENAI_MODEL must name the model of the endpoint; set it in .env.")
-    return ModelConfig(key, values.url("OPENAI_BASE_URL") or OPENAI_BASE_URL, model)
+    return ModelSettings(key, values.url("OPENAI_BASE_URL") or OPENAI_BASE_URL, model)
 
 
 def _api_key(values: Values, key_name: str, url_name: str) -> str:

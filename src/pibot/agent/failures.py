@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import re
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Mapping, Optional
+from typing import Any, Mapping, Optional
 from urllib.parse import urlsplit
 
 from pibot.agent.text import short
+from pibot.config import ModelSettings
 from pibot.errors import ModelError
-
-if TYPE_CHECKING:
-    from pibot.agent.model import ModelSettings
 
 WORDS_CHARS = 300
 _OVERFLOW = re.compile(

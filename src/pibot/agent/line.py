@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, Op
 
 from pibot.agent.failures import EndpointError, explain
 from pibot.agent.reply import DONE, events
+from pibot.config import ModelSettings
 
 if TYPE_CHECKING:
     from openai import OpenAI
-
-    from pibot.agent.model import ModelSettings
 
 CONNECT_S = 10.0
 _KEY = re.compile(r"[\x21-\x7e]+")

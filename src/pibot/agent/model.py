@@ -13,12 +13,12 @@ import queue
 import random
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Protocol, Sequence
 
 from pibot.agent.failures import EndpointError, stream_error
 from pibot.agent.line import Event, Line
 from pibot.agent.reply import DONE, Assembler, Reply, ToolCall, Usage
+from pibot.config import ModelSettings
 from pibot.errors import ModelError, PibotError
 
 __all__ = [
@@ -44,15 +44,6 @@ class Cancelled(PibotError):
     """The caller's `cancelled` event was set while a model call was under way."""
 
     code = "cancelled"
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """Where the model is. The key is left out of the repr, so that no log can show it."""
-
-    api_key: str = field(repr=False)
-    base_url: str
-    model: str
 
 
 class Model(Protocol):

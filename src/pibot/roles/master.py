@@ -196,8 +196,6 @@ def _planner(settings: Settings) -> Optional[Planner]:
         log.info("no model is configured: only skills and sentence templates work")
         return None
     from pibot.agent import souls
-    from pibot.agent.model import ModelSettings, OpenAIModel
+    from pibot.agent.model import OpenAIModel
 
-    m = settings.model
-    model = OpenAIModel(ModelSettings(m.api_key, m.base_url, m.model))
-    return Planner(model, souls.load("master", settings.soul))
+    return Planner(OpenAIModel(settings.model), souls.load("master", settings.soul))

@@ -22,6 +22,7 @@ from pibot import messages as msg
 from pibot.agent import attempt, library, souls, workspaces
 from pibot.agent import worker_core as core
 from pibot.agent.journal import Journal
+from pibot.agent.model import Model
 from pibot.agent.tools import Toolbox
 from pibot.config import Settings, require_credentials
 from pibot.errors import BadMessage, StoreError
@@ -293,10 +294,10 @@ def _machine() -> str:
     return "?"
 
 
-def _model(settings: Settings) -> "Any":
+def _model(settings: Settings) -> Callable[[], Model]:
     if settings.model is None:
         return attempt.no_model
-    from pibot.agent.model import ModelSettings, OpenAIModel
+    from pibot.agent.model import OpenAIModel
 
-    m = settings.model
-    return attempt.lazily(lambda: OpenAIModel(ModelSettings(m.api_key, m.base_url, m.model)))
+    configured = settings.model
+    return attempt.lazily(lambda: OpenAIModel(configured))
