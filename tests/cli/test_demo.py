@@ -114,6 +114,7 @@ def test_on_a_terminal_it_stays_until_one_leaves(
         terminal.expect("> ")
         terminal.send("echo from the prompt\r")
         terminal.expect("from the prompt\n✓ g")
+        terminal.expect("> ")  # before that, the terminal itself would swallow the key
         terminal.send(CTRL_D)
         assert terminal.finish() == 0
     assert left_over(tmp_path) == []
