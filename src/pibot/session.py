@@ -93,9 +93,6 @@ class Host:
         for ses in mine:
             del self._channels[ses]
 
-    def forget(self) -> None:
-        self._channels.clear()
-
 
 class Guest:
     """A worker's or client's side: says hello until it is welcome, and again when told."""

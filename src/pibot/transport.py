@@ -152,6 +152,8 @@ class PahoTransport:
 
     def poll(self, wait_s: float, wake: socket.socket) -> None:
         now = time.monotonic()
+        if self._state in ("open", "up") and self._client.socket() is None:
+            self._on_disconnect()  # lost while connecting: paho said so before we listened
         if self._state == "down" and now >= self._retry_at:
             self._state = "connecting"
             threading.Thread(target=self._connect, name="connect", daemon=True).start()

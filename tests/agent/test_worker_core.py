@@ -439,7 +439,24 @@ def test_superseded_stops_what_runs_says_why_once_and_tries_slowly() -> None:
     bench.end(state="cancelled")
     bench.now += REFUSED_S
     out = bench.welcome()
-    assert said(out, msg.Inventory) == [msg.Inventory([], [["g1-1", 1]])]
+    assert said(out, msg.Inventory) == [msg.Inventory()]  # so that the master has it done again
+
+
+def test_what_stops_for_a_silent_master_is_lost_and_not_cancelled() -> None:
+    bench = Bench()
+    bench.assign(unsafe=True)
+    bench.tick(LEASE_S + 1)
+    out = bench.end(state="cancelled")
+    assert out.facts == [Dropped("g1-1")] and said(out, msg.Result) == []
+    assert said(bench.welcome(), msg.Inventory) == [msg.Inventory()]
+
+
+def test_what_was_done_before_it_stopped_is_a_result() -> None:
+    bench = Bench()
+    bench.assign(unsafe=True)
+    bench.tick(LEASE_S + 1)
+    (held,) = bench.end(state="succeeded").facts
+    assert isinstance(held, Held) and held.result is not None
 
 
 @pytest.mark.parametrize("to", ["", "f" * 16])

@@ -210,13 +210,13 @@ def test_another_protocol_is_refused_and_visible(gate: Gate) -> None:
     assert gate.pool.workers["w1"].state == "incompatible"
 
 
-def test_a_restarted_master_forgets_sessions_and_asks_for_new_ones(gate: Gate) -> None:
-    peer = Peer(gate)
-    peer.join()
-    gate.gateway.forget_sessions()
-    assert gate.gateway.to_worker("w1", msg.Ping()) == []
-    assert peer.send(msg.Heartbeat([], {})) == []
-    assert [r.reason for r in gate.told(peer, msg.Refusal)] == ["session"]
+def test_another_master_of_the_fleet_raises_an_alarm(gate: Gate) -> None:
+    for store_id, alarmed in (("store-1", False), ("store-2", True)):
+        announce = msg.encode(msg.Header("announce", "x", "master"), msg.Announce(store_id))
+        packet = seal(Unsigned(), "m:master", TOPICS.announce, announce)
+        assert gate.gateway.receive(TOPICS.announce, packet, gate.now) is None
+        assert ("another master" in gate.pool.alarm) is alarmed
+    assert [p.topic for p in gate.gateway.take_packets()] == [TOPICS.announce]
 
 
 # --- strangers ------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def test_a_restarted_master_forgets_sessions_and_asks_for_new_ones(gate: Gate) -
         (TOPICS.worker("w1", "evt"), "w:w1", "w2"),
         (TOPICS.worker("w1", "evt"), "c:w1", "w1"),
         (TOPICS.client("w1", "req"), "w:w1", "w1"),
-        (TOPICS.announce, "m:master", "master"),
+        (TOPICS.announce, "m:other", "master"),
         (TOPICS.ask, "w:w1", "w1"),
         ("pibot/1/work/w/w1/evt", "w:w1", "w1"),
         ("pibot/1/home/w/w1/evt/x", "w:w1", "w1"),

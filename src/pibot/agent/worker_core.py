@@ -26,6 +26,7 @@ DEAF_S = 12.0  # without hb_ack: the session may be gone on the other side
 RESEND_S = 1.0
 RESEND_MAX_S = 20.0
 REFUSED_S = 5.0
+CANCELLED = "cancelled"
 ANNOUNCE_WITHIN_S = 0.5
 ACCEPT_S = 0.02  # a task that is done within this is not accepted first: its result says enough
 
@@ -108,7 +109,7 @@ class WorkerCore:
         self.guest, self._hello, self._slots, self._jitter = guest, hello, slots, jitter
         self.held: Dict[str, Held] = {h.task: h for h in held}
         self.facts: Dict[str, Any] = {}
-        self._stopping: Dict[str, None] = {}
+        self._stopping: Dict[str, str] = {}  # interrupted attempts, and why
         self._resends: Dict[str, Resend] = {}
         self._accept_at: Dict[str, float] = {}
         self._refused = ""
@@ -158,8 +159,11 @@ class WorkerCore:
         out = self._begin(now)
         held = self.held.get(result.task)
         if held is not None and held.result is None:
-            self._stopping.pop(held.task, None)
             self._accept_at.pop(held.task, None)
+            why = self._stopping.pop(held.task, CANCELLED)
+            if why != CANCELLED and result.state != "succeeded":
+                self._let_go(held)
+                return out
             held = replace(held, result=replace(result, att=held.att))
             self._keep(held)
             self._say_result(held)
@@ -298,12 +302,18 @@ class WorkerCore:
         elif held.result is not None:
             self._say_result(held)
         elif att >= held.att:
-            self._interrupt(task, "cancelled")
+            self._interrupt(task, CANCELLED)
 
     def _interrupt(self, task: str, why: str) -> None:
         if task not in self._stopping:
-            self._stopping[task] = None
+            self._stopping[task] = why
             self._out.effects.append(Interrupt(task, why))
+
+    def _let_go(self, held: Held) -> None:
+        """We stopped it ourselves, nobody asked: that is a loss, and the master's to mend."""
+        del self.held[held.task]
+        self._out.facts.append(Dropped(held.task))
+        self._send(msg.Declined(held.task, held.att, "stopped"))
 
     def _on_result_ack(self, ack: msg.ResultAck) -> None:
         held = self.held.get(ack.task)

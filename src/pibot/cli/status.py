@@ -62,7 +62,7 @@ def picture(document: Dict[str, Any]) -> str:
     rows = document["workers"]
     if not rows:
         return f"{line(head)}; start one with `pibot.pyz --role worker --worker-id worker-1`"
-    alarms = [f"! {line(row['alarm'], 300)}" for row in rows if row.get("alarm")]
+    alarms = [f"! {line(row['alarm'], 300)}" for row in [document, *rows] if row.get("alarm")]
     table = present.table(HEADER, [_row(row) for row in rows])
     return "\n".join([line(head), table, *(present.paint(a, "yellow") for a in alarms)])
 

@@ -77,12 +77,6 @@ class Gateway:
         packets, self._packets = self._packets, []
         return packets
 
-    def forget_sessions(self) -> None:
-        """Everybody has to say hello again."""
-        self._workers.forget()
-        self._clients.forget()
-        self._live.clear()
-
     # --- out ----------------------------------------------------------------------------------
 
     def announce(self) -> List[Packet]:
@@ -121,15 +115,29 @@ class Gateway:
         """Return what a packet means, or None if it means nothing (yet)."""
         try:
             address = self._topics.parse(topic) if len(topic) <= TOPIC_CHARS else None
-            if address is None or address.kind == "m":
+            if address is None:
                 raise BadMessage("a topic that the master does not read")
             kid, header, message = self._reader.read(topic, payload)
             if kid != f"{address.kind}:{address.name}" or header.src != address.name:
                 raise BadMessage(f"{kid} speaks on the topic of {address.name}")
+            if address.kind == "m":
+                self._hear_master(message)
+                return None
             return self._sort(topic, address, header, message, now)
         except BadMessage as error:
             self._drop(topic, str(error))
             return None
+
+    def _hear_master(self, message: msg.Message) -> None:
+        """Our own announce comes back to us; another's means two masters for one fleet."""
+        foreign = isinstance(message, msg.Announce) and message.store_id != self._store_id
+        if foreign and not self._pool.alarm:
+            self._pool.alarm = (
+                "another master announces itself to this fleet: stop one of the two, or give it "
+                "another PIBOT_FLEET"
+            )
+            log.error("%s", self._pool.alarm)
+            self._packets += self.announce()  # so that the other one learns it, too
 
     def _drop(self, topic: str, why: str) -> None:
         self.dropped[topic] += 1

@@ -100,6 +100,7 @@ def _skill(said: Any) -> Optional[Dict[str, Any]]:
 class Pool:
     def __init__(self) -> None:
         self.workers: Dict[str, Worker] = {}
+        self.alarm = ""  # about the fleet as a whole
 
     def get(self, name: str) -> Worker:
         return self.workers.setdefault(name, Worker(name))

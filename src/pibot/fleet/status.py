@@ -46,7 +46,8 @@ def counts(pool: Pool) -> Dict[str, int]:
 
 def fleet_document(fleet: str, epoch: int, pool: Pool, now: float) -> Dict[str, Any]:
     rows = [worker_row(w, now) for _, w in sorted(pool.workers.items())]
-    return {"fleet": fleet, "epoch": epoch, **counts(pool), "workers": rows}
+    document = {"fleet": fleet, "epoch": epoch, **counts(pool), "workers": rows}
+    return {**document, "alarm": pool.alarm} if pool.alarm else document
 
 
 def skills_document(pool: Pool, on: str) -> Dict[str, Any]:
@@ -71,7 +72,8 @@ def task_view(task: Task) -> Dict[str, Any]:
 
 
 def alarms(pool: Pool) -> List[str]:
-    return [w.alarm for _, w in sorted(pool.workers.items()) if w.alarm]
+    found = [w.alarm for _, w in sorted(pool.workers.items()) if w.alarm]
+    return [pool.alarm, *found] if pool.alarm else found
 
 
 def _number(value: Any) -> Optional[float]:

@@ -97,7 +97,7 @@ class Master:
     def _connect(self, host: str, port: int) -> None:
         settings, t = self._settings, self._topics
         filters = [t.worker("+", c) for c in ("evt", "hb", "prog", "will")]
-        filters.append(t.client("+", "req"))
+        filters += [t.client("+", "req"), t.announce]
         if settings.ask if settings.ask is not None else not settings.mqtt_password:
             filters.append(t.ask)
         will = LastWill(t.view("fleet"), views.offline(settings.fleet), qos=1, retain=True)
