@@ -20,6 +20,7 @@ from pibot.messages import Header, Hello, Welcome
 WINDOW = 65_536  # QoS 0 overtakes QoS 1 by whole queues, here and in the broker
 MAX_CHANNELS = 2_000
 MAX_OF_ONE = 100  # sessions of one guest: it cannot push the others out
+HINT_PAUSE_S = 2.0
 RETRY_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -104,6 +105,7 @@ class Guest:
         self.epoch = 0
         self._waiting: Dict[str, None] = {}  # nonces of hellos that may still be answered
         self._tries = 0
+        self._last_hello = float("-inf")
         self._hello_at: Optional[float] = 0.0
 
     def due(self, now: float) -> bool:
@@ -116,6 +118,7 @@ class Guest:
         """Begin or repeat a hello; the next is due after a growing, jittered pause."""
         nonce = self._nonce()
         self._waiting[nonce] = None
+        self._last_hello = now
         while len(self._waiting) > 4:
             del self._waiting[next(iter(self._waiting))]
         pause = RETRY_S[min(self._tries, len(RETRY_S) - 1)]
@@ -126,6 +129,8 @@ class Guest:
     def again(self, now: float, within_s: float = 0.0) -> None:
         """Say hello anew within `within_s` seconds; a hello that is due sooner stays so."""
         at = now + within_s * self._jitter()
+        if within_s > 0.0:  # a hint that nobody has signed: not more often than this
+            at = max(at, self._last_hello + HINT_PAUSE_S)
         if self._hello_at is None or within_s == 0.0 or at < self._hello_at:
             self._hello_at = at
         self._tries = 0

@@ -23,6 +23,7 @@ class Store:
     def __init__(self, path: Path, schema: Sequence[str], version: int) -> None:
         self._path, self._schema, self._version = path, schema, version
         self._db: Optional[sqlite3.Connection] = None
+        self._inode = 0
         self._lock: Optional[TextIO] = None
 
     def open(self) -> None:
@@ -34,6 +35,7 @@ class Store:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._prepare()
+            self._inode = os.stat(self._path).st_ino
         except (OSError, sqlite3.Error) as error:
             self.close()
             raise StoreError(f"{self._path} cannot be used: {_words(error)}") from None
@@ -75,6 +77,7 @@ class Store:
     def commit(self, statements: Iterable[Statement]) -> None:
         """Write all of it or nothing; raise StoreError and leave the file as it was."""
         db = self._connection()
+        self._check_it_is_there()
         try:
             db.execute("BEGIN IMMEDIATE")
             for sql, values in statements:
@@ -87,6 +90,15 @@ class Store:
             if isinstance(error, (sqlite3.Error, OSError)):
                 raise StoreError(f"{self._path} cannot be written: {_words(error)}") from None
             raise
+
+    def _check_it_is_there(self) -> None:
+        """SQLite writes on into a deleted file, and says that all is well."""
+        try:
+            now = os.stat(self._path).st_ino
+        except OSError:
+            now = 0
+        if self._inode and now != self._inode:
+            raise StoreError(f"{self._path} was deleted or replaced while in use: restart pibot")
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> List[Tuple[Any, ...]]:
         """What a query finds; raise StoreError, in words, if the file cannot be read."""

@@ -128,7 +128,11 @@ class PahoTransport:
         self._on_state(False, why)
 
     def _on_packet(self, _client: Any, _user: Any, packet: Any) -> None:
-        self._on_message(packet.topic, bytes(packet.payload))
+        try:
+            topic = packet.topic
+        except UnicodeDecodeError:  # no broker should pass such a topic on
+            return
+        self._on_message(topic, bytes(packet.payload))
 
     def _on_connect(self, client: Any, _user: Any, _flags: Any, reason: Any, _props: Any) -> None:
         if reason.is_failure:
@@ -145,6 +149,8 @@ class PahoTransport:
     def _on_disconnect(self, *_: Any) -> None:
         if self._state in ("open", "up"):  # paho tells it twice after a keepalive time-out
             lost = f"the connection to the broker {self._link.where()} was lost"
+            if self._state == "open":
+                lost = f"{self._link.where()} takes connections but does not answer as a broker"
             why, self._refused = self._refused or lost, ""
             self._later(why)
 

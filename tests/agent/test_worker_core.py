@@ -176,7 +176,7 @@ def test_connecting_again_says_hello_at_once_and_forgets_the_session() -> None:
 def test_an_announcement_is_a_hint_to_say_hello_soon() -> None:
     bench = Bench()
     bench.get(msg.Announce("store"), ses="")
-    assert said(bench.tick(0.5), msg.Hello) and bench.core.guest.channel is not None
+    assert said(bench.tick(2.6), msg.Hello) and bench.core.guest.channel is not None
 
 
 @pytest.mark.parametrize("t, answered", [("sing", True), ("unknown", False)])
@@ -472,7 +472,7 @@ def test_a_refused_session_only_makes_it_say_hello() -> None:
     bench.assign()
     out = bench.get(msg.Refusal("session"), ses="")
     assert interrupts(out) == [] and bench.core.running == ["g1-1"]
-    assert said(bench.tick(0.5), msg.Hello)
+    assert said(bench.tick(2.6), msg.Hello)
 
 
 def test_goodbye() -> None:

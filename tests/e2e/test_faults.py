@@ -19,7 +19,7 @@ def begin(fleet: FleetProcesses, *args: str) -> "queue.Queue[Any]":
     """Start a `run` in the background; its document arrives in the queue."""
     done: "queue.Queue[Any]" = queue.Queue()
     run = threading.Thread(
-        target=lambda: done.put(fleet.run("run", *args, check=None, timeout_s=90)), daemon=True
+        target=lambda: done.put(fleet.run("run", *args, check=None, timeout_s=150)), daemon=True
     )
     run.start()
     return done
@@ -142,3 +142,16 @@ def test_cancel_interrupts_a_running_skill(fleet: FleetProcesses, who: str) -> N
     fleet.run("cancel", goal_id)
     assert done.get(timeout=30).status == 1
     fleet.wait_idle(2, 10)
+
+
+def test_an_unsafe_task_outlives_a_master_that_is_away_for_a_lease(fleet: FleetProcesses) -> None:
+    start(fleet)
+    command = '{"command": "sleep 45; echo slept", "timeout_s": 200}'
+    done = begin(fleet, "--skill", "shell", "--args", command, "--timeout", "200")
+    fleet.wait_for(lambda: holder(fleet), what="a worker runs the task")
+    fleet.kill("master", signal.SIGSTOP)
+    fleet.wait_for(lambda: not holder(fleet), 60, "the worker stops what it may not do twice")
+    fleet.kill("master", signal.SIGCONT)
+    document = done.get(timeout=120).document
+    check_one_result(document)
+    assert document["tasks"][0]["attempt"] == 2

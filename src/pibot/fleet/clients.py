@@ -122,7 +122,8 @@ class Clients:
             )
         if not 1 <= goal.timeout_s <= MAX_TIMEOUT_S:
             raise UsageError(f"a timeout of {goal.timeout_s:g} s: use 1 to {MAX_TIMEOUT_S:,.0f}")
-        if len(self._scheduler.board.tasks) >= MAX_OPEN_TASKS:
+        board = self._scheduler.board
+        if max(len(board.tasks), len(board.goals)) >= MAX_OPEN_TASKS:
             raise Refused(f"{MAX_OPEN_TASKS:,} tasks are open already: wait until some are done")
         problem = routing.refusal(goal, self._scheduler.pool)
         if problem:

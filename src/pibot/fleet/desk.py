@@ -139,7 +139,7 @@ class Desk:
         try:
             goal = self._asks.read(payload, self._around.goal_id())
         except BadMessage as error:
-            log.warning("an ask was dropped: %s", error)
+            self._gateway.drop(self._topics.ask, str(error))
             return
         if goal is None:
             return

@@ -125,7 +125,7 @@ class Gateway:
                 return None
             return self._sort(topic, address, header, message, now)
         except BadMessage as error:
-            self._drop(topic, str(error))
+            self.drop(topic[:TOPIC_CHARS], str(error))
             return None
 
     def _hear_master(self, message: msg.Message) -> None:
@@ -139,12 +139,13 @@ class Gateway:
             log.error("%s", self._pool.alarm)
             self._packets += self.announce()  # so that the other one learns it, too
 
-    def _drop(self, topic: str, why: str) -> None:
+    def drop(self, topic: str, why: str) -> None:
+        """Count what is dropped, and say so the first time; a flood of topics is not kept."""
+        if topic not in self.dropped and len(self.dropped) >= 1_000:
+            return
         self.dropped[topic] += 1
         if self.dropped[topic] == 1 and len(self.dropped) < 100:
             log.warning("dropped a message on %s: %s", topic, why)
-        if len(self.dropped) > 1_000:
-            self.dropped.clear()
 
     def _sort(
         self, topic: str, address: Address, header: msg.Header, message: msg.Message, now: float

@@ -240,7 +240,12 @@ class Goals:
     def deadlines(self, now: float) -> None:
         while (at := self.next_deadline()) is not None and now >= at:
             goal_id = heapq.heappop(self._deadlines)[1]
-            limit = self._board.goals[goal_id].timeout_s
+            goal = self._board.goals[goal_id]
+            if goal_id in self._composing:  # the work is done, only the model's words are late
+                needed = [t for t in self._board.of(goal_id) if t.needed]
+                self._finish(goal, "succeeded", now, answer=document.rows(goal, needed))
+                continue
+            limit = goal.timeout_s
             self.end_early(goal_id, "timed_out", f"not finished within {limit:g} s", now)
 
     # --- again --------------------------------------------------------------------------------

@@ -72,13 +72,13 @@ class Journal:
         """What is not over: the scheduler's start. Tasks come before their goals."""
         goals = self._goals(
             f"SELECT record FROM goals WHERE {OPEN}"
-            f" OR id IN (SELECT goal FROM tasks WHERE {OPEN}) ORDER BY created_at, rowid"
+            f" OR id IN (SELECT goal FROM tasks WHERE {OPEN}) ORDER BY rowid"
         )
         facts: List[Fact] = []
         for goal in goals:
             facts += self.tasks(goal.id)
         workers = self._store.rows("SELECT name, facts FROM workers")
-        return [*facts, *goals, *(Known(name, json.loads(facts)) for name, facts in workers)]
+        return [*facts, *goals, *(_known(name, facts) for name, facts in workers)]
 
     # --- reading, for show and tasks ----------------------------------------------------------
 
@@ -101,15 +101,13 @@ class Journal:
 
     def recent(self, limit: int) -> List[Goal]:
         """The newest goals, the newest first."""
-        return self._goals(
-            "SELECT record FROM goals ORDER BY created_at DESC, rowid DESC LIMIT ?", (limit,)
-        )
+        return self._goals("SELECT record FROM goals ORDER BY rowid DESC LIMIT ?", (limit,))
 
     def chat(self, chat: str, limit: int) -> List[Goal]:
         """The last finished goals of a conversation, the oldest first."""
         sql = (
             f"SELECT record FROM goals WHERE chat = ? AND chat != '' AND NOT ({OPEN})"
-            " ORDER BY created_at DESC, rowid DESC LIMIT ?"
+            " ORDER BY rowid DESC LIMIT ?"
         )
         return self._goals(sql, (chat, limit))[::-1]
 
@@ -120,6 +118,10 @@ class Journal:
 
     def _goals(self, sql: str, values: Sequence[Any] = ()) -> List[Goal]:
         return [_record(Goal, r[0]) for r in self._store.rows(sql, values)]
+
+
+def _known(name: str, facts: str) -> Known:
+    return _record(Known, f'{{"worker":{json.dumps(name)},"facts":{facts}}}')
 
 
 def _record(cls: Type[T], text: str) -> T:

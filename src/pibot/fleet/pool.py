@@ -22,6 +22,7 @@ CHANGES_WINDOW_S = 60.0
 MAX_CHANGES = 2
 HOT_C = 80.0
 MAX_SLOTS = 64
+MAX_STRANGERS = 50
 MAX_SKILLS = 500  # of one worker
 MAX_STRINGS = 100  # tags of a worker, phrases of a skill
 MAX_TEXT = 1_000
@@ -115,10 +116,7 @@ class Pool:
         """Return (reason, detail) if this start may not have the name now, else None."""
         worker = self.workers.get(name) or Worker(name)
         if not hello.proto_min <= PROTOCOL <= hello.proto_max:
-            if not worker.online:  # nothing that is live changes because of a mere hello
-                self.workers[name] = worker
-                worker.incompatible = True
-                worker.introduce(hello.facts)
+            self._show_incompatible(worker, hello)
             return "incompatible", (
                 f"this worker speaks protocol {hello.proto_min} to {hello.proto_max}, the master "
                 f"{PROTOCOL}: update the older of the two"
@@ -139,6 +137,15 @@ class Pool:
             worker.alarm = f"{name} is quarantined: it keeps changing between {both}"
             return "quarantined", f"two machines fight for the name {name}: {both}"
         return None
+
+    def _show_incompatible(self, worker: Worker, hello: Hello) -> None:
+        """Nothing that is live changes because of a mere hello; strangers are shown, but few."""
+        strangers = [w for w in self.workers.values() if w.incompatible]
+        if worker.online or (len(strangers) >= MAX_STRANGERS and worker not in strangers):
+            return
+        self.workers[worker.name] = worker
+        worker.incompatible = True
+        worker.introduce(hello.facts)
 
     def take(self, name: str, hello: Hello, now: float) -> bool:
         """A new session of this worker is live; True if another start had the name before."""

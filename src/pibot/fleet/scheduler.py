@@ -130,13 +130,18 @@ class Scheduler:
 
     def _on_joined(self, event: ev.Joined) -> None:
         """Compare what the worker has with what we believe, and mend both sides."""
-        self.pool.take(event.worker, event.hello, self._now)
+        changed_start = self.pool.take(event.worker, event.hello, self._now)
         if self.board.known.get(event.worker) != event.hello.facts:
             self._emit(Known(event.worker, dict(event.hello.facts)))
         has = {(str(t), int(a)) for t, a in event.inventory.running + event.inventory.results}
         for task_id in sorted(self.pool.get(event.worker).tasks):
             task = self.board.tasks[task_id]
-            if (task.id, task.attempt) not in has:
+            if (task.id, task.attempt) in has:
+                continue
+            if task.state == "assigned" and not changed_start:  # never arrived: nothing was lost
+                self._release(task)
+                self._requeue(task)
+            else:
                 self._lost(task, f"{event.worker} restarted")
         self._renew(event.worker, event.inventory.running)
 
@@ -231,7 +236,9 @@ class Scheduler:
         """A result: record it if it is the current attempt's; tell the true state in any case."""
         r = event.result
         task = self._current(event.worker, r.task, r.att)
-        if task is not None and r.state in TERMINAL:
+        if task is not None and r.state == "cancelled" and not task.cancel:
+            self._lost(task, f"{event.worker} stopped it")  # nobody asked it to
+        elif task is not None and r.state in TERMINAL:
             error = r.error and r.error[:MAX_ERROR_CHARS]
             self._record(task, r.state, error, r.result, r.usage, r.trace)
         self._send(event.worker, ResultAck(r.task, r.att, self.board.state_of(r.task)))

@@ -214,6 +214,9 @@ class Worker:
             if kid != "m:master":
                 raise BadMessage(f"{kid} is not the master")
             if isinstance(message, msg.Chunk):
+                session = self._core.guest.channel
+                if session is None or header.ses != session.ses:
+                    return []  # before it takes memory
                 whole = self._reader.join(topic, header, message)
                 if whole is None:
                     return []
