@@ -245,10 +245,11 @@ def _model(values: Values, role: str) -> Optional[ModelSettings]:
         return None
     key = _api_key(values, "OPENAI_API_KEY", "OPENAI_BASE_URL")
     model = model or values.text("OPENAI_MODEL")
-    if model is None and role == "client":
-        return None  # an OPENAI_API_KEY in somebody's shell must not stop `status`
+    if model is None and role not in ("master", "worker"):
+        return None  # an OPENAI_API_KEY in somebody's shell must not stop `status` or `demo`
     if model is None:
-        raise ConfigError("OPENAI_MODEL must name the model of the endpoint; set it in .env.")
+        stands = "OPENAI_API_KEY" if values.text("OPENAI_API_KEY") else "OPENAI_BASE_URL"
+        raise values.error(stands, "has no OPENAI_MODEL beside it; name the endpoint's model there")
     return ModelSettings(key, values.url("OPENAI_BASE_URL") or OPENAI_BASE_URL, model)
 
 

@@ -28,7 +28,7 @@ from pibot.fleet.records import Goal, Task
     ],
 )
 def test_what_is_asked(payload: bytes, text: str, ask_id: Optional[str]) -> None:
-    assert Asks().read(payload, "g1") == Goal("g1", text=text, asked=True, ask_id=ask_id)
+    assert Asks().read(payload, "g1", 0.0) == Goal("g1", text=text, asked=True, ask_id=ask_id)
 
 
 @pytest.mark.parametrize(
@@ -51,22 +51,23 @@ def test_what_is_asked(payload: bytes, text: str, ask_id: Optional[str]) -> None
 )
 def test_what_is_no_ask(payload: bytes) -> None:
     with pytest.raises(BadMessage):
-        Asks().read(payload, "g1")
+        Asks().read(payload, "g1", 0.0)
 
 
 def test_one_that_comes_twice_with_its_id_is_one_goal() -> None:
     asks = Asks()
     first = b'{"id":"n-1","goal":"hi"}'
-    assert asks.read(first, "g1") is not None and asks.read(first, "g2") is None
-    assert asks.read(b'{"id":"n-2","goal":"hi"}', "g3") is not None
-    assert asks.read(b'{"id":"n-1","goal":"something else"}', "g4") is not None
-    assert asks.read(b"hi", "g5") is not None and asks.read(b"hi", "g6") is not None
+    assert asks.read(first, "g1", 0.0) is not None and asks.read(first, "g2", 9.0) is None
+    assert asks.read(b'{"id":"n-2","goal":"hi"}', "g3", 0.0) is not None
+    assert asks.read(b'{"id":"n-1","goal":"something else"}', "g4", 0.0) is not None
+    assert asks.read(first, "g7", 11.0) is not None  # a flow that always sends the same id
+    assert asks.read(b"hi", "g5", 0.0) is not None and asks.read(b"hi", "g6", 0.0) is not None
 
 
 def test_only_so_many_are_remembered() -> None:
     asks = Asks()
     for i in range(3 * REMEMBERED):
-        asks.read(json.dumps({"id": i, "goal": "x"}).encode(), "g")
+        asks.read(json.dumps({"id": i, "goal": "x"}).encode(), "g", 0.0)
     assert len(asks._seen) == REMEMBERED
 
 

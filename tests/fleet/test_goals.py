@@ -211,3 +211,28 @@ def test_an_unknown_worker_or_skill_is_refused_with_the_known_ones(world: World)
     assert "w1, w2" in (routing.refusal(Goal("g", text="x", on="w9"), pool) or "")
     assert "echo" in (routing.refusal(Goal("g", skill="fly"), pool) or "")
     assert routing.refusal(Goal("g", skill="echo", on="w1"), pool) is None
+
+
+def test_a_sentence_about_one_machine_asked_of_another_is_refused(world: World) -> None:
+    phrases = {"name": "system_status", "phrases": ["disk"]}
+    for name in ("w1", "w-2"):
+        world.join(name, skills=[phrases])
+    world.submit("g1", text="disk on w-2", on="w1")
+    assert world.goal().state == "failed" and "w-2" in (world.goal().answer or "")
+    world.submit("g2", text="disk on w-2", on="w-2")
+    assert world.task("g2-1").worker == "w-2"
+
+
+def test_who_was_waited_for_in_vain_is_named(world: World) -> None:
+    world.feed(ev.Left("w2"))
+    world.submit(skill="echo", args={"text": "x"}, on="w2", timeout_s=5.0)
+    world.tick(6.0)
+    assert world.goal().error == "not finished within 5 s: w2 is offline"
+
+
+def test_work_that_is_done_is_no_timeout_because_of_late_words(world: World) -> None:
+    world.submit(text=COMPLEX, timeout_s=60.0)
+    world.plan("g1", {"id": "a", "goal": "one"})
+    world.result(world.task("g1-1").assignee, "g1-1", output="ONE")
+    world.tick(61.0)
+    assert (world.goal().state, world.goal().answer) == ("succeeded", "ONE")

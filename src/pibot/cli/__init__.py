@@ -118,7 +118,7 @@ def _unknown(name: str) -> str:
         return f"{name} must come after a command, as in `pibot.pyz status --json`"
     import difflib
 
-    near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.7)
     hint = f"did you mean `pibot.pyz {near[0]}`?" if near else "see `pibot.pyz --help`"
     return f"there is no command {name!r}: {hint}"
 

@@ -82,7 +82,7 @@ def _lines(at_terminal: bool) -> Iterator[str]:
 def _turn(fleet: Fleet, chat: str, text: str) -> int:
     from pibot.roles.common import new_goal_id
 
-    if text == "/help":
+    if text == "/help" or (text.startswith("/") and text != "/status"):
         present.say(HELP)
         return EXIT_OK
     if text == "/status":

@@ -107,7 +107,7 @@ class Lines(Progress):
         ):
             who = f" on {row.worker}" if row.worker else ""
             why = row.step if row.state in TERMINAL and row.step else row.what
-            note(f"{row.task_id} {row.state}{who}: {why}")
+            note(f"{row.task_id} {row.state}{who}{why and ': ' + why}")
         elif kind == "step" and row is not None:
             note(f"{row.task_id} {row.worker}: {row.step}")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 from pibot.errors import BadMessage
 from pibot.fleet.document import slim
@@ -16,23 +16,25 @@ from pibot.messages import parse
 from pibot.wire import PACKET_BYTES
 
 REMEMBERED = 500
+REPEATED_S = 10.0
 ID_CHARS = 200
 MAX_BYTES = 256 * 1024
 
 
 class Asks:
-    """Reads asks; one that comes twice with the same id (QoS 1 may repeat it) is one goal."""
+    """Reads asks; one that comes twice within seconds (QoS 1 may repeat it) is one goal."""
 
     def __init__(self) -> None:
-        self._seen: "OrderedDict[str, str]" = OrderedDict()
+        self._seen: "OrderedDict[str, Tuple[str, float]]" = OrderedDict()
 
-    def read(self, payload: bytes, goal_id: str) -> Optional[Goal]:
+    def read(self, payload: bytes, goal_id: str, now: float) -> Optional[Goal]:
         """Return the goal that was asked for, None if it is a repetition; raise BadMessage."""
         text, ask_id = _read(payload)
         if ask_id is not None:
-            if self._seen.get(ask_id) == text:
+            seen = self._seen.get(ask_id)
+            if seen is not None and seen[0] == text and now - seen[1] < REPEATED_S:
                 return None
-            self._seen[ask_id] = text
+            self._seen[ask_id] = text, now
             while len(self._seen) > REMEMBERED:
                 self._seen.popitem(last=False)
         return Goal(goal_id, text=text, asked=True, ask_id=ask_id)

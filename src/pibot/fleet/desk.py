@@ -137,7 +137,7 @@ class Desk:
 
     def _take_ask(self, payload: bytes, now: float) -> None:
         try:
-            goal = self._asks.read(payload, self._around.goal_id())
+            goal = self._asks.read(payload, self._around.goal_id(), now)
         except BadMessage as error:
             self._gateway.drop(self._topics.ask, str(error))
             return

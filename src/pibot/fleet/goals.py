@@ -230,6 +230,8 @@ class Goals:
         if state != "succeeded" and error is None:
             failed = [t.error for t in self._board.of(goal.id) if t.needed and t.error]
             error = failed[0] if failed else state
+        if state == "failed" and answer is None:
+            answer = f"Not done: {error}"  # a program that asked has nothing else to read
         self._set(goal, state=state, answer=answer, error=error, seconds=seconds)
 
     def next_deadline(self) -> Optional[float]:
@@ -246,7 +248,18 @@ class Goals:
                 self._finish(goal, "succeeded", now, answer=document.rows(goal, needed))
                 continue
             limit = goal.timeout_s
-            self.end_early(goal_id, "timed_out", f"not finished within {limit:g} s", now)
+            why = f"not finished within {limit:g} s{self._nobody(goal_id)}"
+            self.end_early(goal_id, "timed_out", why, now)
+
+    def _nobody(self, goal_id: str) -> str:
+        """Whom the goal waited for in vain, if it did."""
+        waiting = [t for t in self._board.of(goal_id) if t.state == "queued" and not t.attempt]
+        if not waiting:
+            return ""
+        name = waiting[0].worker
+        if name:
+            return f": {name} is {self._pool.get(name).state}"
+        return ": no worker that could do it was free"
 
     # --- again --------------------------------------------------------------------------------
 

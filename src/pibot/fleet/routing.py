@@ -94,6 +94,9 @@ def _by_sentence(goal: Goal, found: phrases.Match, pool: Pool) -> Route:
     where = found.where
     if where.worker and where.worker not in pool.workers:
         return Route(error=unknown_worker(where.worker, pool))
+    if where.worker and (goal.all or goal.on not in ("", where.worker)):
+        asked = "all workers" if goal.all else goal.on
+        return Route(error=f"the sentence is about {where.worker}, but {asked} was asked: say one")
     everywhere = goal.all or where.all
     if not (goal.on or goal.tag or where.worker) and found.skill in PER_MACHINE:
         everywhere = True

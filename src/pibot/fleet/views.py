@@ -15,6 +15,7 @@ from pibot.topics import Topics
 
 EVERY_S = 0.5
 AT_ONCE = 100
+AGAIN_S = 30.0
 KEEP_S = 600.0
 
 
@@ -31,7 +32,7 @@ class Views:
         self._tasks: Dict[str, Dict[str, Any]] = {}
         self._shown: Dict[str, bytes] = {}
         self._ended: Deque[Tuple[float, str]] = deque()
-        self._next = 0.0
+        self._next = self._again = 0.0
 
     def changed(self, task: Task) -> None:
         self._tasks[task.id] = status.task_view(task)
@@ -55,6 +56,9 @@ class Views:
         packets = self._of_tasks(now) + self._of_ended(now)
         fleet = {"fleet": self._fleet, "state": "online", "epoch": self._epoch}
         fleet.update(status.counts(pool), alarms=status.alarms(pool))
+        if now >= self._again:  # an old will may have come late and said that we are offline
+            self._again = now + AGAIN_S
+            self._shown.pop(self._topics.view("fleet"), None)
         packets += self._if_new(self._topics.view("fleet"), fleet)
         for name, worker in sorted(pool.workers.items()):
             row = status.worker_row(worker, now)

@@ -14,6 +14,7 @@ from pibot.transport import Link
 log = logging.getLogger("pibot")
 
 PORTS_TRIED = 20
+MASTER_PORT = 5001
 
 
 class Stop:
@@ -45,6 +46,8 @@ def serve_health(
     first = settings.health_port
     last = first if settings.health_port_explicit else first + PORTS_TRIED
     for port in range(first, last + 1):
+        if port == MASTER_PORT != first:
+            continue  # the master's own habit, on this machine perhaps a moment later
         server = HealthServer(settings.health_host, port, answer)
         try:
             server.start()
