@@ -57,22 +57,37 @@ def test_calls_and_results_become_plain_messages() -> None:
     talk.result(ToolCall("c1", "", ""), "b")
     talk.answered("I will go on.")
     talk.say("Do it.")
-    soul, *told = schemacalls.messages(talk.messages, TOOLS)
+    messages = schemacalls.messages(talk.messages, TOOLS)
+    told = messages[-9:]
+    assert [m["role"] for m in told] == ["user", "assistant"] * 4 + ["user"]
+    assert [m["content"].splitlines()[0] for m in told] == [
+        "Do it.",
+        '{"step": {"name": "echo", "arguments": {"text": "ä"}}}',
+        "Result of echo: ä",
+        '{"step": {"name": "echo", "arguments": {}}}',
+        "Result of echo: Error: text is missing",
+        '{"step": {"name": "echo", "arguments": {"text": "b"}}}',
+        "Result of echo: b",
+        "I will go on.",
+        "Do it.",
+    ]
+    request = {"model": "m", "messages": messages, "response_format": schemacalls.form(TOOLS)}
+    assert chat_rules.faults(request) == []
+
+
+def test_the_soul_comes_first_and_the_examples_are_steps() -> None:
+    soul, *examples = schemacalls.messages(Conversation("You work.", "Do it.").messages, TOOLS)
     assert soul["role"] == "system" and soul["content"].startswith("You work.")
     assert "- echo(text): Say it again." in soul["content"]
-    assert [(m["role"], m["content"]) for m in told] == [
-        ("user", "Do it."),
-        ("assistant", '{"step": {"name": "echo", "arguments": {"text": "ä"}}}'),
-        ("user", "Result of echo: ä"),
-        ("assistant", '{"step": {"name": "echo", "arguments": {}}}'),
-        ("user", "Result of echo: Error: text is missing"),
-        ("assistant", '{"step": {"name": "echo", "arguments": {"text": "b"}}}'),
-        ("user", "Result of echo: b"),
-        ("assistant", "I will go on."),
-        ("user", "Do it."),
+    said = [m["content"] for m in examples if m["role"] == "assistant"]
+    read = [replied(words) for words in said]
+    assert [reply.text or reply.calls[0].name for reply in read] == [
+        "2 + 3 is 5.",
+        "read_file",
+        "write_file",
+        "The file new.txt now holds: buy milk",
+        "give_up",
     ]
-    request = {"model": "m", "messages": [soul, *told], "response_format": schemacalls.form(TOOLS)}
-    assert chat_rules.faults(request) == []
 
 
 def test_a_step_is_a_call() -> None:

@@ -97,6 +97,43 @@ def test_ids_differ() -> None:
     assert first.id
 
 
-def test_tags_are_noticed_whatever_they_hold() -> None:
-    assert textcalls.is_printed("<tool_call>nonsense")
-    assert not textcalls.is_printed("Use the tool call wisely: <b>x</b>")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<tool_call>nonsense",
+        f"{CALL}\n" * 3,
+        "nonsense</tool_call>",
+        "<tool_response>12:00</tool_response>",
+        "<|FunctionCallBegin|>[",
+        f"The call {CALL} would say hi.",
+        f"{CALL} …</tool_response>",
+        '{"name": "get_time", "arguments": {"time": {"type": "string"}}',
+        "{'name': 'echo', 'arguments': {'text': 'hi'}}",
+        '{"function": {"name": "echo", "arguments": {"text": "hi"}',
+        f'[{CALL}, {{"name": "Ann"}}]',
+        '{"name": "echo", "arguments": {"text": "hi"}, "result": "ok"}',
+        '{"name": "echo", "arguments": null}',
+    ],
+)
+def test_a_botched_call_is_noticed(text: str) -> None:
+    assert found(text) == []
+    assert textcalls.is_printed(text, NAMES)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Use the tool call wisely: <b>x</b>",
+        "It is noon.",
+        '{"name": "echo"}',
+        '{"name": "Ann", "arguments": {"a": 1}}',
+        '{"name": "Ann", "arguments": {"a": 1}',
+        '{"name": ["echo"], "arguments": {}}',
+        '{"tools": [{"name": "echo", "parameters": {"text": "string"}}]}',
+        '{"temperature": 51.2, "unit": "C"}',
+        '{"arguments": "echo", "name": 1}',
+        "[" * 100_000,
+    ],
+)
+def test_an_answer_is_not_taken_for_a_botched_call(text: str) -> None:
+    assert not textcalls.is_printed(text, NAMES)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Collection, Dict, NamedTuple, Optional, Tuple
 
 from pibot.agent import textcalls
+from pibot.agent.calls import GIVE_UP
+from pibot.agent.context import NOTHING
 from pibot.agent.text import clean_json, readable
 
 _FENCED = re.compile(r"```[ \t]*(?:json)?[ \t]*\n(.*)\n?```", re.DOTALL | re.IGNORECASE)
@@ -23,12 +25,14 @@ _ANNOUNCES = re.compile(
 class Complaint(NamedTuple):
     """Why a text is no answer: as the attempt's error, and as a request to the model.
 
-    `doubtful`: we may be wrong; a model that says the same again has its way.
+    `doubtful`: we may be wrong; a model that says the same again has its way. `form`: a model may
+    say so because it cannot call tools in the form in which it was asked.
     """
 
     error: str
     request: str
     doubtful: bool = False
+    form: bool = False
 
 
 _CUT = Complaint(
@@ -39,17 +43,20 @@ _CUT = Complaint(
 _EMPTY = Complaint(
     "The model gave no answer.",
     "You said nothing. Say your answer, or call give_up with the reason.",
+    form=True,
 )
-_PRINTED = Complaint(
+PRINTED = Complaint(
     "The model printed a tool call that cannot be read instead of answering.",
     "You printed a tool call as text, and it could not be read. Call one of your tools, say your"
     " answer, or call give_up with the reason.",
+    form=True,
 )
 _ANNOUNCED = Complaint(
     "The model announced what it would do, but did not do it.",
     "You said what you will do, but did not do it. Call the tool now. If nothing is left to do,"
     " say your answer; if it cannot be done, call give_up with the reason.",
     doubtful=True,
+    form=True,
 )
 _FILTERED = Complaint(
     "The model endpoint's content filter stopped the answer.",
@@ -58,16 +65,19 @@ _FILTERED = Complaint(
 )
 
 
-def complaint(text: str, finish: str) -> Optional[Complaint]:
-    """What is wrong with `text` as an answer, or None. `finish` is the endpoint's reason."""
+def complaint(text: str, finish: str, names: Collection[str]) -> Optional[Complaint]:
+    """What is wrong with `text` as an answer, or None.
+
+    `finish` is the endpoint's reason, `names` are the tools that there are.
+    """
     if finish == "length":
         return _CUT
     if finish == "content_filter":
         return _FILTERED
-    if not text.strip():
+    if text.strip() in ("", NOTHING):
         return _EMPTY
-    if textcalls.is_printed(text):
-        return _PRINTED
+    if text.strip() == GIVE_UP or textcalls.is_printed(text, names):
+        return PRINTED
     if len(text) <= _ANNOUNCEMENT_CHARS and _ANNOUNCES.match(text.strip()):
         return _ANNOUNCED
     return None

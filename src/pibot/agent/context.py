@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Mapping, Sequence
 from pibot.agent.reply import ToolCall
 
 _PREFIX = 2
+NOTHING = "(nothing)"
 _SMALL_CHARS = 300  # what is not worth leaving out
 
 
@@ -44,7 +45,17 @@ class Conversation:
 
     def answered(self, text: str) -> None:
         """Add the model's words; endpoints refuse a message without any."""
-        self._messages.append({"role": "assistant", "content": text or "(nothing)"})
+        self._messages.append({"role": "assistant", "content": text or NOTHING})
+
+    def take_back(self, calls: bool = False) -> None:
+        """Forget the model's last words and ours about them, back to a result or the task.
+
+        With `calls` the last turn of calls is forgotten, too; its results must be the end.
+        """
+        while calls and self._messages[-1]["role"] == "tool":
+            self._messages.pop()
+        while len(self._messages) > _PREFIX and self._messages[-1]["role"] != "tool":
+            self._messages.pop()
 
     def called(self, text: str, calls: Sequence[ToolCall]) -> None:
         """Add the model's tool calls; each needs its `result` next."""

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Tuple
 
-from pibot.agent import answers, textcalls
+from pibot.agent import answers, schemacalls, textcalls
 from pibot.agent.calls import GIVE_UP, arguments, for_model, given_up, offered, sendable
 from pibot.agent.context import Conversation, first_message
 from pibot.agent.failures import EndpointError
@@ -128,6 +128,9 @@ class _Attempt:
         self._last_call = ""
         self._same_calls = 0
         self._questioned: Optional[str] = None  # the text that was not taken as an answer
+        self._printed = False  # whether the last calls were printed as text
+        self._by_schema = False  # the last of the three forms: see `_changed_form`
+        self._tried_schema = False
 
     def ask(self) -> Reply:
         """One model call; its reply is in the conversation afterwards."""
@@ -141,7 +144,8 @@ class _Attempt:
         if len(text) + sum(len(call.arguments) for call in calls) > self._limits.output_chars:
             raise _Stop(f"The model wrote more than {self._limits.output_chars} characters.")
         if calls:
-            text = text if reply.calls else ""  # a printed call is not said once more
+            self._printed = not reply.calls
+            text = "" if self._printed else text  # a printed call is not said once more
             self._talk.called(text, [sendable(call) for call in calls])
         else:
             self._talk.answered(text)
@@ -157,22 +161,50 @@ class _Attempt:
         for call in calls:
             self._check_repetition(call)
         steps = [self._step() for _ in calls]
+        useful = False
         for call, step, (result, ms) in zip(calls, steps, self._results(calls, steps)):
             text = clean(for_model(result))
             self._talk.result(call, cut(text, self._tool_chars, self._kept(call.name, text, step)))
             self._show(step, "tool", call.name, result.output, result.success, ms)
+            useful = useful or result.success
+        if self._printed and not useful:
+            self._changed_form("The calls that the model printed failed.", calls=True)
+        elif self._printed and self._same_calls > 1:
+            self._changed_form("The model prints the same call again.")
 
     def accepts(self, reply: Reply) -> bool:
         """Whether a reply without calls is the answer; if not, the model is asked once more."""
-        complaint = answers.complaint(reply.text, reply.finish)
+        names = [*self._names, schemacalls.FINAL]
+        complaint = answers.complaint(reply.text, reply.finish, names)
         if complaint is None or (complaint.doubtful and reply.text == self._questioned):
             return True
-        if self._questioned is not None:
+        again = self._questioned is not None
+        hopeless = complaint is answers.PRINTED or (complaint.form and again)
+        if hopeless and self._changed_form(complaint.error):
+            return False
+        if again:
             raise _Stop(complaint.error)
         self._questioned = reply.text
         self._talk.say(complaint.request)
         self._note(complaint.error)
         return False
+
+    def _changed_form(self, why: str, calls: bool = False) -> bool:
+        """Go over to the last form, once in an attempt; False when that was tried already.
+
+        The forms are native calls, calls printed as text (`ask` takes both) and one schema for
+        all tools. The first two do not work when what is printed cannot be read, fails or is
+        repeated, or when asking again does not help. What went wrong is forgotten, the last turn
+        of calls only with `calls`: a weak model does as it has done.
+        """
+        if self._tried_schema:
+            return False
+        self._by_schema = self._tried_schema = True
+        self._questioned = None
+        self._talk.take_back(calls)
+        self._same_calls = 0
+        self._note(f"{why} From here it is asked for one JSON step at a time.")
+        return True
 
     def succeeded(self, text: str) -> Outcome:
         data, output = answers.parsed(text)
@@ -214,12 +246,25 @@ class _Attempt:
             return self._asked()
 
     def _asked(self) -> Reply:
-        return self._model.chat(
-            self._talk.messages,
-            tools=self._tools,
-            deadline=self._ctx.deadline,
-            cancelled=self._ctx.cancelled,
-        )
+        messages, ctx = self._talk.messages, self._ctx
+        if self._by_schema:
+            try:
+                return schemacalls.ask(self._model, messages, self._tools, ctx)
+            except EndpointError as error:
+                if error.overflow or error.status not in schemacalls.REFUSALS:
+                    raise
+                self._by_schema = False
+                self._note("The endpoint knows no schemas; the model is asked as before.")
+        try:
+            return self._model.chat(
+                messages,
+                tools=self._tools,
+                deadline=ctx.deadline,
+                cancelled=ctx.cancelled,
+                on_text=textcalls.Watch(self._names),
+            )
+        except textcalls.RunsOn as printed:
+            return Reply(str(printed), (), Usage(model_calls=1), "stop")
 
     def _check_repetition(self, call: ToolCall) -> None:
         args = arguments(call)

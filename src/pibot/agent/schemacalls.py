@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Sequence
 
+from pibot.agent.calls import GIVE_UP
+from pibot.agent.context import first_message
 from pibot.agent.model import Model
 from pibot.agent.reply import Reply, ToolCall, new_call_id
 from pibot.agent.tools import Context
@@ -25,20 +27,12 @@ _FINAL_TOOL = {
 }
 _INSTRUCTIONS = """\
 # How you answer
-Each of your answers is one JSON object, which is your next step:
-{"step": {"name": TOOL, "arguments": {…}}}
-You are told the result, then you give the next step. When you know the answer, or need no tool, \
-the step is final. The tools:"""
-_EXAMPLES = """\
-# Examples (other tasks)
-Task: How many people live in Rome?
-{"step": {"name": "final", "arguments": {"answer": "About 2.8 million people live in Rome."}}}
-Task: What does the file plan.txt hold?
-{"step": {"name": "read_file", "arguments": {"path": "plan.txt"}}}
-Result of read_file: buy milk
-{"step": {"name": "final", "arguments": {"answer": "The file plan.txt holds: buy milk"}}}
-Task: Call my sister.
-{"step": {"name": "give_up", "arguments": {"reason": "There is no tool that makes calls."}}}"""
+Each of your answers is one JSON object: your next step. Use a tool only if you need it. You are \
+told its result. As soon as you know the answer, the next step is final. The tools:"""
+_NEXT = (
+    "Is the task done now? Then the next step is final, with the result in the answer."
+    " If not, use another tool."
+)
 
 
 def ask(
@@ -63,10 +57,14 @@ def ask(
 def messages(
     native: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
 ) -> List[Mapping[str, Any]]:
-    """A conversation in the form of chat completions, told without tool calls."""
+    """A conversation in the form of chat completions, told without tool calls.
+
+    The examples are turns of it: small models do as they have done, more than as they are told.
+    """
     soul, *rest = native
-    parts = (soul["content"], "\n".join([_INSTRUCTIONS, *_lines(tools)]), _EXAMPLES)
-    return [{**soul, "content": "\n\n".join(parts)}, *_told(rest)]
+    instructions = "\n".join([_INSTRUCTIONS, *_lines(tools)])
+    system = {**soul, "content": f"{soul['content']}\n\n{instructions}"}
+    return [system, *_examples(), *_told(rest)]
 
 
 def form(tools: Sequence[Mapping[str, Any]]) -> Dict[str, Any]:
@@ -113,20 +111,41 @@ def _lines(tools: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"- {function['name']}({args}): {function['description']}"
 
 
+def _examples() -> Iterator[Mapping[str, Any]]:
+    yield _user(first_message("What is 2 + 3?", "", ""))
+    yield _model(FINAL, {"answer": "2 + 3 is 5."})
+    yield _user(first_message("Copy what is in plan.txt to the file new.txt.", "", ""))
+    yield _model("read_file", {"path": "plan.txt"})
+    yield _result("read_file", "buy milk")
+    yield _model("write_file", {"path": "new.txt", "content": "buy milk"})
+    yield _result("write_file", "wrote 8 bytes to new.txt")
+    yield _model(FINAL, {"answer": "The file new.txt now holds: buy milk"})
+    yield _user(first_message("Call my sister.", "", ""))
+    yield _model(GIVE_UP, {"reason": "There is no tool that makes phone calls."})
+
+
 def _told(native: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     """Each call as a step of its own, with its result as the user's next words."""
-    steps: Dict[str, Tuple[str, str]] = {}
+    called: Dict[str, Mapping[str, str]] = {}
     for message in native:
         if message["role"] == "tool":
-            name, step = steps[message["tool_call_id"]]
-            yield {"role": "assistant", "content": step}
-            yield {"role": "user", "content": f"Result of {name}: {message['content']}"}
+            function = called[message["tool_call_id"]]
+            yield _model(function["name"], json.loads(function["arguments"]))
+            yield _result(function["name"], message["content"])
         elif "tool_calls" in message:
-            steps.update((call["id"], _said(call["function"])) for call in message["tool_calls"])
+            called.update((call["id"], call["function"]) for call in message["tool_calls"])
         else:
             yield message
 
 
-def _said(function: Mapping[str, str]) -> Tuple[str, str]:
-    step = {"name": function["name"], "arguments": json.loads(function["arguments"])}
-    return function["name"], json.dumps({"step": step}, ensure_ascii=False)
+def _user(words: str) -> Mapping[str, Any]:
+    return {"role": "user", "content": words}
+
+
+def _result(name: str, output: str) -> Mapping[str, Any]:
+    return _user(f"Result of {name}: {output}\n\n{_NEXT}")
+
+
+def _model(name: str, args: Mapping[str, Any]) -> Mapping[str, Any]:
+    step = {"step": {"name": name, "arguments": args}}
+    return {"role": "assistant", "content": json.dumps(step, ensure_ascii=False)}
