@@ -33,7 +33,7 @@ def test_the_names_of_the_contract(made: str, topic: str) -> None:
         ("pibot/1/home/w/worker-1/evt", Address("w", "worker-1", "evt")),
         ("pibot/1/home/c/laptop/req", Address("c", "laptop", "req")),
         ("pibot/1/home/m/all", Address("m", "master", "all")),
-        ("pibot/1/work/w/worker-1/evt", None),
+        ("pibot/1/lab/w/worker-1/evt", None),
         ("pibot/2/home/w/worker-1/evt", None),
         ("pibot/1/home/w/worker-1", None),
         ("pibot/1/home/w/worker-1/evt/x", None),

@@ -231,7 +231,7 @@ def test_another_master_of_the_fleet_raises_an_alarm(gate: Gate) -> None:
         (TOPICS.client("w1", "req"), "w:w1", "w1"),
         (TOPICS.announce, "m:other", "master"),
         (TOPICS.ask, "w:w1", "w1"),
-        ("pibot/1/work/w/w1/evt", "w:w1", "w1"),
+        ("pibot/1/lab/w/w1/evt", "w:w1", "w1"),
         ("pibot/1/home/w/w1/evt/x", "w:w1", "w1"),
     ],
 )
