@@ -4,19 +4,28 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 PYZ := build/pibot.pyz
-TEST_PACKAGES := mosquitto mosquitto-clients
+TEST_PACKAGES := mosquitto mosquitto-clients systemd openssl
+TARGET_PACKAGES := debootstrap debian-archive-keyring qemu-user-static mosquitto
+SYSTEM_PACKAGES := debootstrap debian-archive-keyring systemd-container iproute2
 SOURCES := $(shell find src -type f ! -name '*.pyc')
+BUILDER := build/make_pyz.py build/parts.py build/wheels.py build/pyz_main.py build/fallback/jiter.py
 LOCKS := $(wildcard requirements/*.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv pyz demo test test-llm lint bench clean
+.PHONY: help venv pyz release lock demo test test-llm test-system check-targets lint bench clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 venv: $(READY) ## .venv with the locked packages and PiBot itself
 
 pyz: $(PYZ) ## build/pibot.pyz for this machine
+
+release: venv ## build/pibot.pyz for every supported machine, with its .sha256
+	@$(PY) build/make_pyz.py --release
+
+lock: venv ## after a change of versions: accept the wheels that the index offers for them
+	@$(PY) build/make_pyz.py --lock
 
 demo: pyz ## a broker, a master and two workers on this machine, then a prompt
 	@if [ -t 0 ]; then $(PYZ) demo; else $(PYZ) demo --once; fi
@@ -28,6 +37,14 @@ test: lint pyz ## everything that CI checks
 test-llm: pyz ## the tests that talk to a real model
 	$(PY) -m pytest -q -m llm
 
+test-system: release ## docs/deploy.md typed line by line into Debian machines; as root
+	@build/apt-need $(SYSTEM_PACKAGES)
+	$(PY) -m pytest -q -rs -m system tests/system
+
+check-targets: release ## the release file on every Pi's userland and each Python here
+	@build/apt-need $(TARGET_PACKAGES)
+	@$(PY) build/check_targets.py $(if $(ONLY),--only $(ONLY))
+
 lint: venv ## formatting, style and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
@@ -35,11 +52,13 @@ lint: venv ## formatting, style and types
 
 bench: pyz ## the benchmarks
 	$(PY) bench/run.py
+	@echo
+	$(PY) bench/start.py
 
 clean: ## remove what was built
-	rm -rf $(VENV) build/stage build/*.pyz dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build/stage build/*.pyz build/*.sha256 dist .mypy_cache .ruff_cache .pytest_cache
 
-$(PYZ): $(READY) build/make_pyz.py build/pyz_main.py $(SOURCES)
+$(PYZ): $(READY) $(BUILDER) $(SOURCES)
 	@$(PY) build/make_pyz.py
 
 $(READY): $(LOCKS) pyproject.toml

@@ -1,4 +1,4 @@
-"""The __main__ of pibot.pyz: checks the Python, unpacks itself once, and starts pibot.
+"""The __main__ of pibot.pyz: checks the Python, unpacks the core once, and starts pibot.
 
 shiv's own start-up would read the archive and import half of it again on every run: on a Pi that
 is a fifth of a second. Any Python that may be on the machine has to parse this file, so its
@@ -10,6 +10,7 @@ import stat
 import sys
 
 BUILD_ID = "@build_id@"
+PLACE = None  # where this build keeps its files; pibot.parts looks here
 
 if sys.version_info < (3, 9):  # noqa: UP036 (older ones do start this file)
     sys.exit("pibot needs Python 3.9 or newer, and this is " + sys.version.split()[0] + ".")
@@ -22,7 +23,7 @@ def candidates():
         (os.environ.get("SHIV_ROOT"), ""),
         (os.environ.get("CACHE_DIRECTORY", "").split(":")[0], "shiv"),
         (os.environ.get("STATE_DIRECTORY", "").split(":")[0], "shiv"),
-        (home if os.path.isdir(home) else None, ".shiv"),
+        (home if is_mine(home) else None, ".shiv"),
         (os.environ.get("PIBOT_STATE_DIR"), "shiv"),
     ):
         if folder:
@@ -30,55 +31,53 @@ def candidates():
             yield os.path.normpath(path)
 
 
-def serves(root, site):
-    """Whether this build is there already, or can be put there."""
-    if os.path.isdir(os.path.join(root, site)):
-        return True
+def is_mine(folder):
+    """A home that belongs to somebody else, as with some sudo, is not for this user's programs."""
     try:
-        os.makedirs(root, 0o700, exist_ok=True)
+        return os.stat(folder).st_uid == os.getuid()
     except OSError:
         return False
-    return os.access(root, os.W_OK | os.X_OK)
 
 
 def private_temporary():
-    """A directory that nobody else can have prepared, or None."""
+    """A directory that nobody else can have prepared; raises OSError."""
     import tempfile
 
     path = os.path.join(tempfile.gettempdir(), "pibot-" + str(os.getuid()))
-    try:
-        os.makedirs(path, 0o700, exist_ok=True)
-        status = os.lstat(path)
-    except OSError:
-        return None
+    os.makedirs(path, 0o700, exist_ok=True)
+    status = os.lstat(path)
     safe = stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o022
-    return path if safe and status.st_uid == os.getuid() else None
+    if not safe or status.st_uid != os.getuid():
+        raise OSError(path + " can be written by others")
+    return path
 
 
-def unpack(archive, folder):
-    """shiv's extraction, under its lock, with the data on the disk before the final name."""
-    import pathlib
-    import types
-    import zipfile
+def find(archive):
+    """The place where the core lies; it is unpacked to the first one that takes it."""
+    sys.path.insert(0, os.path.join(archive, "site-packages", "pibot"))
+    import unpacking
 
-    import _bootstrap
-
-    def move(source, target):
-        os.sync()  # else a power cut leaves empty files under the final name for good
-        os.rename(source, target)
-        descriptor = os.open(os.path.dirname(target), os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-
-    _bootstrap.shutil = types.SimpleNamespace(move=move)
-    with zipfile.ZipFile(archive) as opened:
-        _bootstrap.extract_site_packages(opened, pathlib.Path(folder))
-
-
-def compile_light_path(site):
-    """Compile what every start needs, in a child: compiling here would cost this process 6 MB."""
-    names = [os.path.join(site, name) for name in ("pibot", "paho", "dotenv")]
-    os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-m", "compileall", "-qq"] + names)
+    sys.path.pop(0)
+    roots = list(candidates())
+    for root in roots:
+        place = unpacking.Place(archive, root, BUILD_ID)
+        if place.holds():
+            place.clean()
+            return place
+    refused = []
+    for root in roots + [None]:
+        try:
+            place = unpacking.Place(archive, root or private_temporary(), BUILD_ID)
+            place.provide("", unpacking.fill_core(archive))
+            return place
+        except OSError as error:
+            refused.append(
+                (root or "a private directory") + " (" + (error.strerror or str(error)) + ")"
+            )
+    return sys.exit(
+        "pibot cannot unpack itself: make some room, or set SHIV_ROOT to a directory that it can"
+        " write; tried " + ", ".join(refused) + "."
+    )
 
 
 def activate(site):
@@ -89,23 +88,18 @@ def activate(site):
 
 
 def start():
+    global PLACE
     archive = os.path.realpath(os.path.dirname(os.path.abspath(__file__)))
-    folder = os.path.basename(archive) + "_" + BUILD_ID
-    site = os.path.join(folder, "site-packages")
-    root = next((r for r in candidates() if serves(r, site)), None) or private_temporary()
-    if root is None:
-        sys.exit("pibot has no directory to unpack to: set SHIV_ROOT to one that it can write.")
-    if not os.path.isdir(os.path.join(root, site)):
-        try:
-            unpack(archive, os.path.join(root, folder))
-        except OSError as error:
-            why = error.strerror or str(error)
-            sys.exit("pibot cannot unpack to " + root + " (" + why + "): free some space there.")
-        compile_light_path(os.path.join(root, site))
+    try:
+        PLACE = find(archive)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # of zipfile, zlib, zipimport: they all mean the same
+        return archive + " is damaged (" + str(error) + "): copy it to this machine again."
     # The unpacked files are ours alone: without their bytecode each start would compile them anew.
     sys.dont_write_bytecode = False
-    os.environ["SHIV_ROOT"] = root  # what we start finds it without searching
-    activate(os.path.join(root, site))
+    os.environ["SHIV_ROOT"] = PLACE.root  # what we start finds it without searching
+    activate(os.path.join(PLACE.folder(), "site-packages"))
     from pibot.cli import main
 
     return main()

@@ -42,11 +42,13 @@ T = TypeVar("T")
 @functools.cache
 def program() -> Path:
     """build/pibot.pyz, built first when it is older than what goes into it."""
-    inputs = [ROOT / "build" / "make_pyz.py", ROOT / "build" / "pyz_main.py"]
+    builder = ROOT / "build" / "make_pyz.py"
+    inputs = [builder.with_name(f"{name}.py") for name in ("make_pyz", "parts", "wheels")]
+    inputs += [builder.with_name("pyz_main.py"), *builder.parent.glob("fallback/*.py")]
     inputs += [p for p in (ROOT / "src").rglob("*") if p.is_file() and p.suffix != ".pyc"]
-    inputs += (ROOT / "requirements").glob("run-*.txt")
+    inputs += (ROOT / "requirements").glob("*.txt")
     if not PYZ.exists() or PYZ.stat().st_mtime < max(p.stat().st_mtime for p in inputs):
-        subprocess.run([sys.executable, str(inputs[0])], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, str(builder)], check=True, stdout=subprocess.DEVNULL)
     return PYZ
 
 

@@ -87,7 +87,7 @@ def opened() -> Iterator[List[BrokerHandle]]:
 @pytest.fixture
 def without_amqtt(monkeypatch: pytest.MonkeyPatch) -> None:
     """An installation that lacks amqtt, as on Python 3.9."""
-    monkeypatch.setitem(sys.modules, "pibot.embedded", None)
+    monkeypatch.setitem(sys.modules, "amqtt", None)
 
 
 @needs_amqtt
@@ -172,7 +172,7 @@ def test_private_mosquitto_dies_with_its_master(tmp_path: Path) -> None:
     port = free_port()
     code = textwrap.dedent(f"""
         import sys, time
-        sys.modules["pibot.embedded"] = None
+        sys.modules["amqtt"] = None
         from pathlib import Path
         from pibot import broker, config
         environ = {{"HOME": "/", "MQTT_PORT": "{port}"}}

@@ -6,6 +6,7 @@ amqtt; else a private `mosquitto` child. A private broker listens on loopback on
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import secrets
 import shutil
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Tuple
 
+from pibot import parts
 from pibot.config import Settings
 from pibot.errors import ConfigError, Unreachable
 
@@ -74,15 +76,12 @@ def find_or_start(settings: Settings) -> BrokerHandle:
 
 
 def _start(port: int) -> BrokerHandle:
-    if sys.version_info >= (3, 10):
-        try:
-            from pibot.embedded import EmbeddedBroker
-        except ImportError:  # an installation without amqtt
-            pass
-        else:
-            broker = EmbeddedBroker(port)
-            broker.start()
-            return BrokerHandle(LOOPBACK, port, "amqtt", broker.close)
+    if _has_amqtt():
+        from pibot.embedded import EmbeddedBroker
+
+        broker = EmbeddedBroker(port)
+        broker.start()
+        return BrokerHandle(LOOPBACK, port, "amqtt", broker.close)
     # /usr/sbin is not in an ordinary user's PATH, and that is where Debian has it.
     program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
     if program is None:
@@ -92,6 +91,14 @@ def _start(port: int) -> BrokerHandle:
         )
     child = _start_mosquitto(program, port)
     return BrokerHandle(LOOPBACK, port, "mosquitto", lambda: _end(child))
+
+
+def _has_amqtt() -> bool:
+    """Not on Python 3.9, and not in an installation that left it out."""
+    if sys.version_info < (3, 10):
+        return False
+    parts.ensure("broker")
+    return importlib.util.find_spec("amqtt") is not None
 
 
 def _answers(port: int) -> bool:

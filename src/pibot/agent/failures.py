@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pibot.agent.text import short
 from pibot.config import ModelSettings
-from pibot.errors import ModelError
+from pibot.errors import ModelError, PibotError
 
 WORDS_CHARS = 300
 _OVERFLOW = re.compile(
@@ -53,6 +53,10 @@ def explain(error: Exception, settings: ModelSettings) -> EndpointError:
     """Any failure of a call as one sentence that says what to do; never holds the key."""
     if isinstance(error, EndpointError):
         return error
+    if isinstance(error, PibotError):  # the call did not even begin: the client is not there
+        return EndpointError(str(error))
+    if isinstance(error, ImportError):
+        return EndpointError(f"The model client of this installation cannot be loaded ({error}).")
     status = getattr(error, "status_code", None)
     if isinstance(status, int):
         headers = error.response.headers  # type: ignore[attr-defined]

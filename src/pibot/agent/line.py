@@ -11,6 +11,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING, Any, Callable, Iterable, Iterator, Mapping, Optional, Union
 
+from pibot import parts
 from pibot.agent.failures import EndpointError, explain
 from pibot.agent.reply import DONE, events
 from pibot.config import ModelSettings
@@ -67,6 +68,7 @@ class Line:
             self._close()
 
     def _stream(self, body: Mapping[str, Any], put: Callable[[Event], None]) -> None:
+        parts.ensure("model")
         import openai
 
         if self._client is None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional
 
+from pibot import parts
 from pibot.cli import present
 from pibot.cli.present import line, note
+from pibot.errors import StoreError
 from pibot.fleet.records import TERMINAL
 
 _CHARS = 200
@@ -116,6 +118,7 @@ class Live(Progress):
     """A picture of the tasks that redraws itself, and is gone when the answer is there."""
 
     def __init__(self) -> None:
+        parts.ensure("screen")
         from rich.console import Console
         from rich.live import Live as Picture
         from rich.spinner import Spinner
@@ -163,4 +166,7 @@ def progress(quiet: bool = False) -> Progress:
     """The way to show progress that fits where standard output goes."""
     if quiet:
         return Progress()
-    return Live() if present.is_terminal() else Lines()
+    try:
+        return Live() if present.is_terminal() else Lines()
+    except StoreError:  # a full disk: the goal matters, not its picture
+        return Lines()
