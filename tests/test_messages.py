@@ -40,6 +40,7 @@ EXAMPLES: List[msg.Message] = [
     msg.Listing("workers"),
     msg.Retry("g1-1"),
     msg.Follow("g1"),
+    msg.Manage("add", "worker-3", f"$7$101${'A' * 16}${'B' * 86}==", "0f" * 32),
     msg.Reply("laptop-7", {"goal_id": "g1", "state": "planning"}),
     msg.Event("g1", "step", {"text": "trying again"}),
     msg.Chunk("worker-1-9", 0, 2, 70000, "ab" * 32, "aGVsbG8="),
@@ -102,7 +103,7 @@ def test_a_wrong_typed_field_is_named(t: str, field: "dataclasses.Field[Any]") -
         free = isinstance(wrong, (list, str)) and field.name in (
             *("store_id", "start", "reason", "detail", "to", "state", "error", "on", "tag", "goal"),
             *("skill", "chat", "key", "what", "re", "kind", "whole", "sha256", "data", "type"),
-            "trace",
+            *("trace", "action", "worker", "password_line"),
         )
         if fits or free or (wrong is None and nullable) or (wrong == {"a": 1} and nullable):
             continue

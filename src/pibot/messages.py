@@ -72,7 +72,7 @@ class Welcome(Message):
 
 @dataclass(frozen=True)
 class Refusal(Message):
-    """Master → guest. `reason`: session, superseded, quarantined or incompatible."""
+    """Master → guest. `reason`: session, superseded, quarantined, incompatible or removed."""
 
     t: ClassVar[str] = "refused"
     reason: str
@@ -238,7 +238,7 @@ class Get(Message):
 @dataclass(frozen=True)
 class Listing(Message):
     t: ClassVar[str] = "list"
-    what: str  # workers, skills, tasks
+    what: str  # workers, roster, skills, tasks
 
 
 @dataclass(frozen=True)
@@ -251,6 +251,21 @@ class Retry(Message):
 class Follow(Message):
     t: ClassVar[str] = "follow"
     goal_id: str
+
+
+@dataclass(frozen=True)
+class Manage(Message):
+    """`action`: add, rotate, remove, drain or resume.
+
+    To add or rotate, the client makes the secret and sends what checks it: a request that comes
+    twice is one, and no password goes over the wire.
+    """
+
+    t: ClassVar[str] = "manage"
+    action: str
+    worker: str
+    password_line: str = ""
+    key: str = ""
 
 
 @dataclass(frozen=True)

@@ -90,8 +90,12 @@ class Host:
 
     def close_others(self, keep: Channel) -> None:
         """End every other session of this guest: it has moved to this one."""
-        mine = [s for s, c in self._channels.items() if c.peer == keep.peer and c is not keep]
-        for ses in mine:
+        self.close(keep.peer)
+        self._channels[keep.ses] = keep
+
+    def close(self, peer: str) -> None:
+        """End every session of this guest."""
+        for ses in [s for s, c in self._channels.items() if c.peer == peer]:
             del self._channels[ses]
 
 

@@ -6,6 +6,7 @@ Both journals are built on it. Statements are committed in groups: one call, one
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import sqlite3
@@ -124,6 +125,9 @@ def _words(error: Exception) -> str:
         return "the file is damaged: move it away, or put a good copy in its place"
     if "disk I/O error" in text:
         return "the disk does not take the data (full, or broken?)"
-    if isinstance(error, PermissionError) or "readonly" in text or "unable to open" in text:
-        return f"{text} (is the directory there, and writable for this user?)"
+    denied = isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    if denied or "readonly" in text or "unable to open" in text:
+        return (
+            f"{text}: make it writable for this user, or set PIBOT_STATE_DIR to another directory"
+        )
     return text

@@ -17,7 +17,9 @@ from pibot.fleet import events as ev
 from pibot.fleet.clients import MAX_FOLLOWERS, MAX_OPEN_TASKS, Clients
 from pibot.fleet.gateway import Gateway, Request, Step
 from pibot.fleet.journal import Journal
+from pibot.fleet.manage import Manager
 from pibot.fleet.records import Goal, Task
+from pibot.fleet.roster import Own, Roster
 from pibot.fleet.scheduler import Scheduler
 from pibot.session import Channel
 from pibot.signing import Unsigned
@@ -39,9 +41,10 @@ class Desk:
         self.gateway = Gateway(
             TOPICS, Unsigned(), self.scheduler.pool, lambda: "0" * 16, 1, "store"
         )
-        self.clients = Clients(
-            self.scheduler, self.journal, self.gateway, "home", 1, lambda: "2026-11-22T10:30:00"
-        )
+        date = lambda: "2026-11-22T10:30:00"  # noqa: E731
+        self.roster = Roster(path, "home", Own(None, None, None))
+        manager = Manager(self.scheduler, self.roster, self.gateway, date)
+        self.clients = Clients(self.scheduler, self.journal, self.gateway, manager, "home", 1, date)
         self.told: List[msg.Event] = []
         self.jobs: List[ev.Job] = []
         self.assigned: List[str] = []

@@ -6,97 +6,35 @@ import itertools
 import json
 import random
 from pathlib import Path
-from typing import Any, List, Optional, Type, TypeVar
+from typing import Any, List, Optional
 
 import pytest
 
+from fleet.peers import TOPICS, Peer, Wire
 from fleet.world import World, hello
 from pibot import messages as msg
 from pibot.fleet import events as ev
-from pibot.fleet.gateway import Gateway, Incoming, Packet, Request, Step
+from pibot.fleet.gateway import Gateway, Incoming, Request, Step
 from pibot.fleet.pool import LEASE_S, Pool
 from pibot.fleet.scheduler import Scheduler
 from pibot.messages import Message
-from pibot.session import Channel
 from pibot.signing import Unsigned, seal
-from pibot.topics import Topics
-from pibot.wire import Reader, Writer
-
-TOPICS = Topics("home")
-M = TypeVar("M", bound=Message)
 
 
-class Peer:
-    """A worker or client in front of a gateway."""
-
-    def __init__(self, gate: "Gate", kind: str = "w", name: str = "w1", start: str = "a" * 16):
-        self.gate, self.kind, self.name, self.start = gate, kind, name, start
-        self.writer = Writer(f"{kind}:{name}", name, Unsigned())
-        self.channel: Optional[Channel] = None
-        self.facts: Any = None
-        self.inc = 1
-
-    def topic(self, channel: str = "evt") -> str:
-        if self.kind == "c":
-            return TOPICS.client(self.name, "req")
-        return TOPICS.worker(self.name, channel)
-
-    def packets(self, message: Message, joining: bool = False) -> List[bytes]:
-        return self.writer.packets(self.topic(), message, None if joining else self.channel)
-
-    def send(self, message: Message, joining: bool = False) -> List[Incoming]:
-        return [
-            found
-            for packet in self.packets(message, joining)
-            if (found := self.gate.receive(self.topic(), packet)) is not None
-        ]
-
-    def hello(self, nonce: str = "1" * 16) -> msg.Hello:
-        known = hello(self.start, self.inc)
-        return msg.Hello(nonce, self.start, self.inc, facts=self.facts or known.facts)
-
-    def greet(self, nonce: str = "1" * 16) -> Optional[msg.Welcome]:
-        """Say hello; use the session of the welcome, if one comes."""
-        assert self.send(self.hello(nonce), joining=True) == []
-        welcomes = self.gate.told(self, msg.Welcome)
-        if not welcomes:
-            return None
-        ses = f"{nonce}.{welcomes[0].nonce_m}"
-        self.channel = Channel("master", ses, self.hello(nonce))
-        return welcomes[0]
-
-    def join(self, nonce: str = "1" * 16) -> List[Incoming]:
-        assert self.greet(nonce) is not None
-        return self.send(msg.Inventory([], []))
-
-
-class Gate:
+class Gate(Wire):
     def __init__(self) -> None:
+        super().__init__()
         numbers = itertools.count(1)
         self.now = 10.0
         self.pool = Pool()
         nonce = lambda: f"{next(numbers):016x}"  # noqa: E731
         self.gateway = Gateway(TOPICS, Unsigned(), self.pool, nonce, 7, "store-1")
-        self.packets: List[Packet] = []
 
     def receive(self, topic: str, payload: bytes) -> Optional[Incoming]:
         found = self.gateway.receive(topic, payload, self.now)
         if isinstance(found, ev.Joined):
             self.pool.take(found.worker, found.hello, self.now)
         self.packets += self.gateway.take_packets()
-        return found
-
-    def told(self, peer: Peer, kind: Type[M]) -> List[M]:
-        """Take what was said to a peer since the last look."""
-        topic = TOPICS.worker(peer.name, "cmd") if peer.kind == "w" else peer.topic()[:-3] + "rep"
-        found, rest = [], []
-        for packet in self.packets:
-            said = Reader(Unsigned()).read(topic, packet.payload)[2]
-            if packet.topic == topic and isinstance(said, kind):
-                found.append(said)
-            else:
-                rest.append(packet)
-        self.packets = rest
         return found
 
 

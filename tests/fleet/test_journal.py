@@ -11,7 +11,7 @@ import pytest
 
 from pibot.errors import StoreError
 from pibot.fleet.journal import Journal
-from pibot.fleet.records import Attempt, Fact, Goal, Known, Task, from_json, to_json
+from pibot.fleet.records import Attempt, Fact, Goal, Known, Standing, Task, from_json, to_json
 
 GOAL = Goal(
     "g1",
@@ -89,6 +89,28 @@ def test_every_field_of_every_record_comes_back(journal: Journal) -> None:
     assert journal.attempts("g1-1") == [ATTEMPT]
     assert journal.goal("g1") == journal.goal("g1-1") == GOAL and journal.goal("g2") is None
     assert isinstance(journal.tasks("g1")[0].needs, tuple)
+
+
+def test_what_people_decided_about_workers_comes_last(journal: Journal) -> None:
+    """So that it counts whatever else is known of them."""
+    journal.commit([Standing("w1", "draining"), Standing("w2", "removed"), KNOWN])
+    journal.commit([Standing("w1", "")])
+    reopened(journal)
+    assert journal.open_facts() == [KNOWN, Standing("w1", ""), Standing("w2", "removed")]
+
+
+def test_an_older_store_gets_what_is_new_and_keeps_what_it_has(
+    journal: Journal, tmp_path: Path
+) -> None:
+    journal.commit([GOAL, KNOWN])
+    journal.close()
+    with sqlite3.connect(str(tmp_path / "journal.db")) as older:  # as version 1 made it
+        older.execute("DROP TABLE standings")
+        older.execute("PRAGMA user_version=1")
+    older.close()
+    assert journal.open("store-2") == (2, "store-1")
+    journal.commit([Standing("w1", "draining")])
+    assert journal.open_facts() == [GOAL, KNOWN, Standing("w1", "draining")]
 
 
 @pytest.mark.parametrize("record", [GOAL, TASK, ATTEMPT, Goal("g"), Task("t", "g")])

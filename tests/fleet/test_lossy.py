@@ -19,7 +19,7 @@ from pibot.agent.worker_core import Dropped, Out, Start, WorkerCore
 from pibot.errors import BadMessage
 from pibot.fleet import events as ev
 from pibot.fleet.gateway import Gateway, Packet
-from pibot.fleet.records import Attempt, Goal, Known, Task
+from pibot.fleet.records import DRAINING, FORGOTTEN, REMOVED, Attempt, Goal, Known, Standing, Task
 from pibot.fleet.scheduler import Scheduler
 from pibot.session import Guest
 from pibot.signing import Unsigned
@@ -96,7 +96,8 @@ class Master(Node):
         open_tasks = [f for f in self.disk.values() if isinstance(f, Task) and f.goal in wanted]
         open_goals = [f for f in self.disk.values() if isinstance(f, Goal) and f.id in wanted]
         known = [f for f in self.disk.values() if isinstance(f, Known)]
-        kept = [*open_tasks, *open_goals, *known]
+        standings = [f for f in self.disk.values() if isinstance(f, Standing)]
+        kept = [*open_tasks, *open_goals, *known, *standings]
         self.settle(self.scheduler.load(kept, self.bus.now))
         self.send(self.gateway.announce())
         super().begin()
@@ -109,7 +110,7 @@ class Master(Node):
                 told = self.results.setdefault(fact.id, (fact.state, fact.result))
                 assert told == (fact.state, fact.result), f"a second result of {fact.id}"
             if not isinstance(fact, Attempt):
-                name = fact.worker if isinstance(fact, Known) else fact.id
+                name = fact.worker if isinstance(fact, (Known, Standing)) else fact.id
                 self.disk[type(fact).__name__, name] = fact
         self.send(self.gateway.take_packets())
         for send in out.sends:
@@ -136,6 +137,12 @@ class Master(Node):
 
     def cancel(self, goal_id: str) -> None:
         self.settle(self.scheduler.handle(ev.CancelWanted(goal_id), self.bus.now))
+
+    def decide(self, name: str, state: str) -> None:
+        """Drain, resume, remove a worker or let it in again, as the manager does."""
+        if state in (REMOVED, FORGOTTEN):
+            self.gateway.dismiss(name)
+        self.settle(self.scheduler.handle(ev.StandingWanted(name, state), self.bus.now))
 
     def goals(self) -> List[Goal]:
         return [f for f in self.disk.values() if isinstance(f, Goal)]
@@ -204,8 +211,9 @@ class Worker(Node):
         self.do(self.core.tick(self.bus.now))
 
 
+@pytest.mark.parametrize("people_decide", [False, True])
 @pytest.mark.parametrize("seed", range(12))
-def test_every_goal_ends_once_whatever_dies(seed: int) -> None:
+def test_every_goal_ends_once_whatever_dies(seed: int, people_decide: bool) -> None:
     bus, numbers = Bus(seed), itertools.count(1)
     nonce = lambda: f"{next(numbers):016x}"  # noqa: E731
     master = Master(bus, nonce)
@@ -224,6 +232,14 @@ def test_every_goal_ends_once_whatever_dies(seed: int) -> None:
             fate.choice([master, *workers]).begin()
         if fate.random() < 0.2:
             fate.choice(workers).cut_until = bus.now + fate.uniform(5.0, 60.0)
+        if people_decide and fate.random() < 0.2:
+            name, first = fate.choice(workers).name, fate.choice([DRAINING, REMOVED, FORGOTTEN])
+            then = "" if first == DRAINING else FORGOTTEN
+            master.decide(name, first)
+            bus.at(fate.uniform(0.0, 40.0), lambda n=name, s=then: master.decide(n, s))
+    for worker in workers if people_decide else ():
+        removed = master.scheduler.pool.gone.get(worker.name) == REMOVED
+        master.decide(worker.name, FORGOTTEN if removed else "")
     bus.lossy = False
     bus.run_until(bus.now + QUIET_S)
     ended = {g.id: g for g in master.goals()}

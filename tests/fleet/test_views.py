@@ -62,6 +62,20 @@ def test_only_what_has_changed_and_twice_a_second_at_most() -> None:
     assert set(shown(one.packets(workers, 30.0))) == {"fleet", "worker/w1"}
 
 
+def test_a_worker_that_is_gone_is_cleared_once_and_again_after_a_reconnect() -> None:
+    one, workers = views(), pool("w1", "w2")
+    one.packets(workers, 10.0)
+    workers.stand("w1", "removed")
+    found = shown(one.packets(workers, 11.0))
+    assert found["worker/w1"] is None and found["fleet"]["total"] == 1
+    assert one.packets(workers, 12.0) == []
+    one.reconnected()
+    assert shown(one.packets(workers, 13.0))["worker/w1"] is None
+    workers.stand("w1", "")
+    workers.take("w1", hello("b" * 16), 14.0)
+    assert shown(one.packets(workers, 14.0))["worker/w1"]["state"] == "idle"
+
+
 def test_a_task_without_its_goal_text_and_result_newest_state_only() -> None:
     one = views()
     for state in ("queued", "assigned", "running"):

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Tuple
 
 from pibot import messages as msg
 from pibot.fleet import events as ev
-from pibot.fleet.records import HELD, Fact, Goal, Task
+from pibot.fleet.records import HELD, Fact, Goal, Known, Standing, Task
 from pibot.fleet.scheduler import Scheduler
 
 SKILLS = ["echo", "system_status", "shell"]
@@ -42,6 +42,8 @@ class World:
             if isinstance(fact, (Goal, Task)):
                 self._check_once(fact)
                 self.stored[type(fact).__name__, fact.id] = fact
+            elif isinstance(fact, (Known, Standing)):
+                self.stored[type(fact).__name__, fact.worker] = fact
         self.sends += out.sends
         self.jobs += out.jobs
         self._check()
@@ -54,6 +56,9 @@ class World:
 
     def _check(self) -> None:
         board, pool = self.scheduler.board, self.scheduler.pool
+        assert not set(pool.gone).intersection(pool.workers)
+        for task in board.tasks.values():
+            assert task.ended or task.worker not in pool.gone, f"{task.id} waits for ever"
         for worker in pool.workers.values():
             for task_id in worker.tasks:
                 task = board.tasks[task_id]
@@ -93,18 +98,21 @@ class World:
         self.now += seconds
         return self.feed(ev.Tick())
 
+    def stand(self, name: str, state: str) -> ev.Out:
+        """A person decides: draining, removed, forgotten, or nothing."""
+        return self.feed(ev.StandingWanted(name, state))
+
     def plan(self, goal_id: str, *tasks: Dict[str, Any], revision: int = 0) -> ev.Out:
         return self.feed(ev.Planned(goal_id, revision, tuple(tasks)))
 
     def restart(self) -> ev.Out:
         """The master dies and comes back with what it has stored."""
-        facts = sorted(self.stored.values(), key=lambda f: isinstance(f, Goal))
-        open_goals = {f.id for f in facts if isinstance(f, Goal) and not f.ended}
-        kept = [
-            f
-            for f in facts
-            if (f.goal if isinstance(f, Task) else f.id) in open_goals  # type: ignore[union-attr]
-        ]
+        facts = list(self.stored.values())
+        goals = [f for f in facts if isinstance(f, Goal) and not f.ended]
+        wanted = {goal.id for goal in goals}
+        kept: List[Fact] = [f for f in facts if isinstance(f, Task) and f.goal in wanted]
+        kept += [*goals, *(f for f in facts if isinstance(f, Known))]
+        kept += [f for f in facts if isinstance(f, Standing)]
         model = self.scheduler.goals._model
         self.scheduler = Scheduler(lambda: 0.5, model)
         out = self.scheduler.load(kept, self.now)

@@ -58,6 +58,8 @@ def _echo(fleet: Fleet, worker: Mapping[str, Any]) -> Check:
     name, word = worker["worker_id"], secrets.token_hex(8)
     if worker["state"] in ("offline", "incompatible"):
         return _check(name, False, f"is {worker['state']}", None)
+    if worker["state"] == "draining":
+        return _check(name, None, "is draining: not tried", None)
     try:
         done = fleet.run_skill("echo", {"text": word}, on=name, timeout_s=ECHO_S)
     except PibotError as error:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 EXAMPLE = "pibot.pyz status --watch"
 WATCH_S = 2.0
 HEADER = ("WORKER", "STATE", "TASKS", "TEMP", "LOAD", "MEM", "DISK", "SEEN", "NOTES")
+NEXT = """\
+A worker on another machine: `pibot.pyz workers add worker-1`.
+A worker here: `pibot.pyz --role worker --worker-id worker-1`."""
 _CLEAR = "\x1b[H\x1b[J"
 
 
@@ -61,7 +64,7 @@ def picture(document: Dict[str, Any]) -> str:
     head += f" ({', '.join(parts)})" if parts else ""
     rows = document["workers"]
     if not rows:
-        return f"{line(head)}; start one with `pibot.pyz --role worker --worker-id worker-1`"
+        return f"{line(head)}\n{NEXT}"
     alarms = [f"! {line(row['alarm'], 300)}" for row in [document, *rows] if row.get("alarm")]
     table = present.table(HEADER, [_row(row) for row in rows])
     return "\n".join([line(head), table, *(present.paint(a, "yellow") for a in alarms)])

@@ -9,7 +9,7 @@ import itertools
 from collections import OrderedDict, deque
 from typing import Deque, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
-from pibot.fleet.records import Attempt, Fact, Goal, Known, Task
+from pibot.fleet.records import Attempt, Fact, Goal, Known, Standing, Task
 
 REMEMBERED = 20_000  # states of ended tasks, for late messages of slow workers
 
@@ -35,6 +35,7 @@ class Board:
         self.tasks: Dict[str, Task] = {}
         self.over: Dict[str, List[Task]] = {}  # goals that have just been dropped, with their tasks
         self.known: Dict[str, Dict[str, object]] = {}
+        self.standings: Dict[str, str] = {}
         self._of_goal: Dict[str, List[str]] = {}
         self._queues: Dict[Wish, Deque[Tuple[int, str]]] = {}
         self._order = itertools.count()
@@ -50,6 +51,8 @@ class Board:
             self._drop_if_over(fact.id)
         elif isinstance(fact, Known):
             self.known[fact.worker] = fact.facts
+        elif isinstance(fact, Standing):
+            self.standings[fact.worker] = fact.state
         else:
             assert isinstance(fact, Attempt)
 

@@ -12,6 +12,7 @@ from pibot.fleet import document, routing, status
 from pibot.fleet import events as ev
 from pibot.fleet.gateway import Gateway, Packet, Request, Step
 from pibot.fleet.journal import Journal
+from pibot.fleet.manage import Manager
 from pibot.fleet.records import Fact, Goal, Task
 from pibot.fleet.scheduler import Scheduler
 from pibot.session import Channel
@@ -40,11 +41,13 @@ class Clients:
         scheduler: Scheduler,
         journal: Journal,
         gateway: Gateway,
+        manager: Manager,
         fleet: str,
         epoch: int,
         local_time: Callable[[], str],
     ) -> None:
         self._scheduler, self._journal, self._gateway = scheduler, journal, gateway
+        self._manager = manager
         self._fleet, self._epoch, self._local_time = fleet, epoch, local_time
         self._news: Dict[str, Dict[str, msg.Event]] = {}
         self._news_at = 0.0
@@ -55,6 +58,7 @@ class Clients:
     def handle(self, request: Request, now: float) -> "tuple[Optional[ev.FleetEvent], Answer]":
         """Return the event that a request means for the scheduler, and its answer."""
         try:
+            self._manager.may(request.channel.peer, request.message)
             event, data = self._understand(request, now)
             reply = msg.Reply(request.id, data)
         except PibotError as error:
@@ -78,6 +82,8 @@ class Clients:
             return self._cancel(message.task)
         if isinstance(message, msg.Retry):
             return self._retry(message.key)
+        if isinstance(message, msg.Manage):
+            return self._manager.decide(message)
         raise UsageError(f"the master does not know the request {message.t!r}")
 
     def _submit(
@@ -149,11 +155,13 @@ class Clients:
         pool = self._scheduler.pool
         if what == "workers":
             return status.fleet_document(self._fleet, self._epoch, pool, now)
+        if what == "roster":
+            return self._manager.document(self._fleet, now)
         if what.startswith("skills"):
             return status.skills_document(pool, what.partition(" ")[2])
         if what == "tasks":
             return {"goals": [self._listed(goal) for goal in self._journal.recent(LISTED)]}
-        raise UsageError(f"there is no list of {what!r}: use workers, skills or tasks")
+        raise UsageError(f"there is no list of {what!r}: use workers, roster, skills or tasks")
 
     def _listed(self, goal: Goal) -> Dict[str, Any]:
         tasks = [

@@ -20,7 +20,9 @@ from pibot.fleet import events as ev
 from pibot.fleet.clients import Answer, Clients
 from pibot.fleet.gateway import Gateway, Packet, Request, Step
 from pibot.fleet.journal import Journal
-from pibot.fleet.records import Fact, Goal, Task, changed
+from pibot.fleet.manage import Manager
+from pibot.fleet.records import REMOVED, Fact, Goal, Task, changed
+from pibot.fleet.roster import Roster
 from pibot.fleet.scheduler import Scheduler
 from pibot.signing import Keyring
 from pibot.topics import Topics
@@ -84,8 +86,10 @@ class Told(NamedTuple):
 
 
 class Desk:
-    def __init__(self, topics: Topics, journal: Journal, around: Surroundings) -> None:
-        self._topics, self._journal, self._around = topics, journal, around
+    def __init__(
+        self, topics: Topics, journal: Journal, roster: Roster, around: Surroundings
+    ) -> None:
+        self._topics, self._journal, self._roster, self._around = topics, journal, roster, around
         self._asks = asks.Asks()
 
     def begin(self, now: float) -> None:
@@ -97,9 +101,11 @@ class Desk:
         self.scheduler = Scheduler(a.jitter, a.model)
         self._turn.add(self.scheduler.load(self._journal.open_facts(), now))
         self.pool = self.scheduler.pool
+        self._roster.begin(n for n, standing in self.pool.gone.items() if standing == REMOVED)
         self._gateway = Gateway(self._topics, a.keyring, self.pool, a.nonce, a.epoch, a.store_id)
+        manager = Manager(self.scheduler, self._roster, self._gateway, a.local_time)
         self._clients = Clients(
-            self.scheduler, self._journal, self._gateway, a.fleet, a.epoch, a.local_time
+            self.scheduler, self._journal, self._gateway, manager, a.fleet, a.epoch, a.local_time
         )
         self._views = views.Views(self._topics, a.fleet, a.epoch)
         self._views.ended_before(self._journal.lately_ended(OLD_VIEWS), now)
@@ -156,7 +162,8 @@ class Desk:
     def store(self, now: float) -> None:
         """Commit this round; raise StoreError if the disk does not take it.
 
-        That a task runs changes nothing that a restart needs: such facts may wait a bit.
+        That a task runs changes nothing that a restart needs: such facts may wait a bit. The
+        roster comes after the journal, so that `begin` can tell what a crash has cut short.
         """
         facts = self._turn.facts
         self._unstored += facts
@@ -166,6 +173,7 @@ class Desk:
             self._unstored = []
         if not self._unstored:
             self._store_by = now + LAZY_S
+        self._roster.store()
 
     def tell(self, now: float) -> Told:
         """What follows from a round that is stored."""

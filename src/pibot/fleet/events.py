@@ -79,6 +79,14 @@ class Left:
 
 
 @dataclass(frozen=True)
+class StandingWanted:
+    """A person decides about a worker: `state` as in records.Standing."""
+
+    worker: str
+    state: str
+
+
+@dataclass(frozen=True)
 class WillSeen:
     worker: str
     start: str
@@ -119,6 +127,7 @@ FleetEvent = Union[
     Joined,
     Beat,
     Left,
+    StandingWanted,
     WillSeen,
     AttemptAccepted,
     AttemptDeclined,

@@ -85,10 +85,10 @@ class Gateway:
 
     def to_worker(self, worker: str, message: msg.Message, qos: int = 1) -> List[Packet]:
         """Packets on the worker's live session; none if it has no session now."""
-        channel = self._live.get(worker)
-        if channel is None:
-            return []
-        return self._make(self._topics.worker(worker, "cmd"), message, channel, qos)
+        topic, channel = self._topics.worker(worker, "cmd"), self._live.get(worker)
+        if isinstance(message, msg.Refusal):  # outside of the session: it is over
+            return self._make(topic, message, None, qos)
+        return [] if channel is None else self._make(topic, message, channel, qos)
 
     def to_client(self, channel: Channel, message: msg.Message, qos: int = 1) -> List[Packet]:
         return self._make(self._topics.client(channel.peer, "rep"), message, channel, qos)
@@ -214,7 +214,8 @@ class Gateway:
         if refused is None:
             return False
         self._refuse(address, msg.Refusal(refused[0], refused[1], hello.nonce), now)
-        alarm = self._pool.get(address.name).alarm
+        worker = self._pool.workers.get(address.name)
+        alarm = worker.alarm if worker else ""
         if alarm != self._alarms.get(address.name, ""):
             self._alarms[address.name] = alarm
             log.error("%s", alarm)
@@ -231,6 +232,11 @@ class Gateway:
         self._live[address.name] = channel
         self._workers.close_others(channel)
         return ev.Joined(address.name, channel.hello, inventory)
+
+    def dismiss(self, worker: str) -> None:
+        """End a worker's sessions: whatever it still says needs a new hello."""
+        self._live.pop(worker, None)
+        self._workers.close(worker)
 
     def _refuse(self, address: Address, refusal: msg.Refusal, now: float) -> None:
         """Say no, once a second at most: refusals answer what nobody has authenticated yet."""

@@ -115,7 +115,7 @@ class Goals:
         ]
 
     def _everyone(self, item: Dict[str, Any]) -> List[str]:
-        return [w.name for w in self._pool.online()] or [""]
+        return [w.name for w in self._pool.online() if not w.draining] or [""]
 
     def _numbered(self, goal: Goal, tasks: List[Task]) -> List[Task]:
         first = len(self._board.of(goal.id)) + 1
@@ -125,11 +125,14 @@ class Goals:
         """Write the goal's new tasks down; those that wait for nothing are queued."""
         tasks = tasks if tasks and tasks[0].id else self._numbered(goal, tasks)
         for task in tasks:
-            self._emit(task if task.ended else changed(task, state=self._first_state(task)))
+            self._emit(task if task.ended else self._begun(task))
         self._settle(goal, now)
 
-    def _first_state(self, task: Task) -> str:
-        return "queued" if all(self._succeeded(n) for n in task.needs) else "blocked"
+    def _begun(self, task: Task) -> Task:
+        if task.worker and task.worker not in self._pool.workers:  # since the plan was made
+            return changed(task, state="failed", error=f"{task.worker} is not in the fleet")
+        ready = all(self._succeeded(n) for n in task.needs)
+        return changed(task, state="queued" if ready else "blocked")
 
     def _succeeded(self, task_id: str) -> bool:
         task = self._board.tasks.get(task_id)
@@ -257,8 +260,8 @@ class Goals:
         if not waiting:
             return ""
         name = waiting[0].worker
-        if name:
-            return f": {name} is {self._pool.get(name).state}"
+        if name in self._pool.workers:
+            return f": {name} is {self._pool.workers[name].state}"
         return ": no worker that could do it was free"
 
     # --- again --------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from pibot.fleet.records import (
     Fact,
     Goal,
     Known,
+    Standing,
     Task,
     from_json,
     to_json,
@@ -21,22 +22,25 @@ from pibot.fleet.records import (
 from pibot.store import Statement, Store
 
 T = TypeVar("T")
-VERSION = 1
+VERSION = 2
 OPEN = "state NOT IN ({})".format(",".join(f"'{s}'" for s in sorted(TERMINAL)))
+# IF NOT EXISTS: an older store gets what is new and keeps what it has.
 SCHEMA = (
-    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-    """CREATE TABLE goals (id TEXT PRIMARY KEY, state TEXT NOT NULL, chat TEXT NOT NULL,
-       created_at REAL NOT NULL, record TEXT NOT NULL)""",
-    """CREATE TABLE tasks (id TEXT PRIMARY KEY, goal TEXT NOT NULL, state TEXT NOT NULL,
-       changed_at REAL NOT NULL, record TEXT NOT NULL)""",
-    """CREATE TABLE attempts (task TEXT NOT NULL, attempt INTEGER NOT NULL, record TEXT NOT NULL,
-       PRIMARY KEY (task, attempt)) WITHOUT ROWID""",
-    "CREATE TABLE workers (name TEXT PRIMARY KEY, facts TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE INDEX tasks_of_goal ON tasks (goal)",
+    "CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE IF NOT EXISTS goals (id TEXT PRIMARY KEY, state TEXT NOT NULL,
+       chat TEXT NOT NULL, created_at REAL NOT NULL, record TEXT NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS tasks (id TEXT PRIMARY KEY, goal TEXT NOT NULL,
+       state TEXT NOT NULL, changed_at REAL NOT NULL, record TEXT NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS attempts (task TEXT NOT NULL, attempt INTEGER NOT NULL,
+       record TEXT NOT NULL, PRIMARY KEY (task, attempt)) WITHOUT ROWID""",
+    "CREATE TABLE IF NOT EXISTS workers (name TEXT PRIMARY KEY, facts TEXT NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE IF NOT EXISTS standings (name TEXT PRIMARY KEY, state TEXT NOT NULL)
+       WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS tasks_of_goal ON tasks (goal)",
     # Partial indexes: what is over costs nothing, and a commit writes fewer pages.
-    f"CREATE INDEX open_tasks ON tasks (goal) WHERE {OPEN}",
-    f"CREATE INDEX open_goals ON goals (id) WHERE {OPEN}",
-    "CREATE INDEX chats ON goals (chat) WHERE chat != ''",
+    f"CREATE INDEX IF NOT EXISTS open_tasks ON tasks (goal) WHERE {OPEN}",
+    f"CREATE INDEX IF NOT EXISTS open_goals ON goals (id) WHERE {OPEN}",
+    "CREATE INDEX IF NOT EXISTS chats ON goals (chat) WHERE chat != ''",
 )
 
 
@@ -78,7 +82,9 @@ class Journal:
         for goal in goals:
             facts += self.tasks(goal.id)
         workers = self._store.rows("SELECT name, facts FROM workers")
-        return [*facts, *goals, *(_known(name, facts) for name, facts in workers)]
+        facts += [*goals, *(_known(name, facts) for name, facts in workers)]
+        standings = self._store.rows("SELECT name, state FROM standings")
+        return [*facts, *(Standing(name, state) for name, state in standings)]
 
     # --- reading, for show and tasks ----------------------------------------------------------
 
@@ -136,6 +142,8 @@ def _key(fact: Fact) -> Tuple[Any, ...]:
         return "attempt", fact.task, fact.attempt
     if isinstance(fact, Known):
         return "worker", fact.worker
+    if isinstance(fact, Standing):
+        return "standing", fact.worker
     return type(fact).__name__, fact.id
 
 
@@ -158,6 +166,8 @@ def _statement(fact: Fact, now: float) -> Statement:
             "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?)",
             (fact.task, fact.attempt, to_json(fact)),
         )
+    if isinstance(fact, Standing):
+        return "INSERT OR REPLACE INTO standings VALUES (?, ?)", (fact.worker, fact.state)
     return "INSERT OR REPLACE INTO workers VALUES (?, ?)", (fact.worker, _json(fact.facts))
 
 

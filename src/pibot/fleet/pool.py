@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, FrozenSet, List, Optional, Set, Tuple
 
 from pibot.fleet.board import Wish
+from pibot.fleet.records import DRAINING, GONE, REMOVED
 from pibot.messages import Hello
 from pibot.topics import PROTOCOL
 
@@ -101,6 +102,7 @@ def _skill(said: Any) -> Optional[Dict[str, Any]]:
 class Pool:
     def __init__(self) -> None:
         self.workers: Dict[str, Worker] = {}
+        self.gone: Dict[str, str] = {}  # removed or forgotten by a person
         self.alarm = ""  # about the fleet as a whole
 
     def get(self, name: str) -> Worker:
@@ -114,6 +116,8 @@ class Pool:
 
     def refuse(self, name: str, hello: Hello, now: float) -> Optional[Tuple[str, str]]:
         """Return (reason, detail) if this start may not have the name now, else None."""
+        if self.gone.get(name) == REMOVED:
+            return REMOVED, was_removed(name)
         worker = self.workers.get(name) or Worker(name)
         if not hello.proto_min <= PROTOCOL <= hello.proto_max:
             self._show_incompatible(worker, hello)
@@ -178,6 +182,15 @@ class Pool:
         """A worker that the journal knows: offline until it says hello."""
         self.get(name).introduce(facts)
 
+    def stand(self, name: str, state: str) -> None:
+        """What a person has decided about this worker; who is gone is no worker any more."""
+        self.gone.pop(name, None)
+        if state in GONE:
+            self.workers.pop(name, None)
+            self.gone[name] = state
+        elif name in self.workers:
+            self.workers[name].draining = state == DRAINING
+
     def fell_silent(self, now: float) -> List[Worker]:
         """Mark and return the workers that have just become offline."""
         gone = [w for w in self.workers.values() if w.online and self._silent(w, now)]
@@ -195,7 +208,8 @@ class Pool:
 
     def pick(self, wish: Wish) -> Optional[Worker]:
         """The least loaded worker that may do it now; one on which it failed only if alone."""
-        able = [w for w in self._candidates(wish) if w.online and suits(w, wish)]
+        there = (w for w in self._candidates(wish) if w.online and not w.draining)
+        able = [w for w in there if suits(w, wish)]
         others = [w for w in able if w.name not in wish.avoid]
         free = [w for w in others or able if w.free]
         return min(free, key=lambda w: (_load(w), w.name), default=None)
@@ -208,6 +222,14 @@ class Pool:
     def online(self) -> List[Worker]:
         names = sorted(self.workers)
         return [self.workers[n] for n in names if self.workers[n].online]
+
+
+def was_removed(name: str) -> str:
+    """What its operator reads."""
+    return (
+        f"{name} was removed from the fleet: to have it back, run `pibot.pyz workers add {name}` "
+        "on the master and bring the new file here"
+    )
 
 
 def suits(worker: Worker, wish: Wish) -> bool:

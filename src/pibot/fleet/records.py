@@ -15,6 +15,11 @@ from typing import Any, Dict, FrozenSet, List, Optional, Tuple, Type, TypeVar, U
 TERMINAL: FrozenSet[str] = frozenset({"succeeded", "failed", "cancelled", "timed_out"})
 HELD: FrozenSet[str] = frozenset({"assigned", "running"})
 
+DRAINING = "draining"  # gets no new tasks
+FORGOTTEN = "forgotten"  # nothing is known of it, and it may come (again)
+REMOVED = "removed"  # and it may not come
+GONE: FrozenSet[str] = frozenset({FORGOTTEN, REMOVED})
+
 GOAL_TIMEOUT_S = 600.0
 TASK_TIMEOUT_S = 300.0
 
@@ -110,7 +115,15 @@ class Known:
     facts: Dict[str, Any]
 
 
-Fact = Union[Goal, Task, Attempt, Known]
+@dataclass(frozen=True)
+class Standing:
+    """What a person has decided about a worker; empty is nothing."""
+
+    worker: str
+    state: str = ""
+
+
+Fact = Union[Goal, Task, Attempt, Known, Standing]
 
 
 R = TypeVar("R")

@@ -132,7 +132,7 @@ def _for_one_of_all(task: Task, goal: Goal, worker: Worker) -> Task:
     """With `--all` every machine gets a row, also the one that cannot do it."""
     task = _for(task, goal, worker.name, ())
     wish = Wish(worker.name, (task.skill,) if task.skill else (), (), not task.skill, ())
-    if worker.state in ("offline", "incompatible"):
+    if worker.state in ("offline", "incompatible", "draining"):
         return changed(task, state="failed", error=f"{worker.name} is {worker.state}")
     if not suits(worker, wish):
         missing = f"the skill {task.skill}" if task.skill else "a model"

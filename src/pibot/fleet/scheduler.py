@@ -13,6 +13,7 @@ reads no clock, socket, thread or random source; times are seconds on the master
     silence for a lease       →  the worker is offline, its tasks go to others (or wait, or fail)
     failed, tries left        →  queued again, elsewhere if there is somebody else
     cancel                    →  repeated until the attempt is over
+    a worker is removed       →  lost at once; what only it may do has failed
 
 Goals (routing, plans, answers) live beside this, in `goals.py`.
 """
@@ -25,9 +26,22 @@ from typing import Any, Callable, Dict, List, Optional
 from pibot.fleet import events as ev
 from pibot.fleet.board import Board
 from pibot.fleet.goals import Goals
-from pibot.fleet.pool import LEASE_S, Pool, Worker
-from pibot.fleet.records import HELD, TERMINAL, Attempt, Fact, Known, Task, add_usage, changed
-from pibot.messages import Assign, Cancel, HbAck, Message, ResultAck
+from pibot.fleet.pool import LEASE_S, Pool, Worker, was_removed
+from pibot.fleet.records import (
+    FORGOTTEN,
+    GONE,
+    HELD,
+    REMOVED,
+    TERMINAL,
+    Attempt,
+    Fact,
+    Known,
+    Standing,
+    Task,
+    add_usage,
+    changed,
+)
+from pibot.messages import Assign, Cancel, HbAck, Message, Refusal, ResultAck
 
 RESEND_S = 1.0
 RESEND_MAX_S = 8.0
@@ -66,6 +80,7 @@ class Scheduler:
             ev.Joined: self._on_joined,
             ev.Beat: self._on_beat,
             ev.Left: self._on_left,
+            ev.StandingWanted: lambda e: self._stand(e.worker, e.state),
             ev.WillSeen: lambda e: self.pool.will(e.worker, e.start),
             ev.AttemptAccepted: self._on_accepted,
             ev.AttemptDeclined: self._on_declined,
@@ -82,6 +97,8 @@ class Scheduler:
             self.board.apply(fact)
         for name, known in self.board.known.items():
             self.pool.restored(name, known)
+        for name, state in self.board.standings.items():
+            self.pool.stand(name, state)
         for task in list(self.board.tasks.values()):
             if task.state in HELD:
                 self._watch(task)
@@ -133,6 +150,8 @@ class Scheduler:
         changed_start = self.pool.take(event.worker, event.hello, self._now)
         if self.board.known.get(event.worker) != event.hello.facts:
             self._emit(Known(event.worker, dict(event.hello.facts)))
+        if self.pool.gone.get(event.worker) == FORGOTTEN:
+            self._stand(event.worker, "")
         has = {(str(t), int(a)) for t, a in event.inventory.running + event.inventory.results}
         for task_id in sorted(self.pool.get(event.worker).tasks):
             task = self.board.tasks[task_id]
@@ -156,6 +175,25 @@ class Scheduler:
     def _on_left(self, event: ev.Left) -> None:
         self.pool.left(event.worker)
         self._lose_all(event.worker, f"{event.worker} was stopped")
+
+    def _stand(self, name: str, state: str) -> None:
+        """What a person wants of a worker; of one that is gone nothing is left to wait for."""
+        if self.board.standings.get(name, "") == state:
+            return
+        if state in GONE and name in self.pool.workers:
+            self._dismiss(name, state)
+        self._emit(Standing(name, state))
+        self.pool.stand(name, state)
+
+    def _dismiss(self, name: str, state: str) -> None:
+        hello, why = self.pool.workers[name].hello, f"{name} was removed from the fleet"
+        if hello is not None and state == REMOVED:
+            self._send(name, Refusal(REMOVED, was_removed(name), hello.nonce))
+        self._lose_all(name, why)
+        for task_id in [t.id for t in self.board.tasks.values() if t.worker == name]:
+            task = self.board.tasks.get(task_id)  # one that ended may have ended others
+            if task is not None and not task.ended:
+                self._end(task, "failed", why)
 
     def _lose_all(self, worker: str, why: str) -> None:
         for task_id in sorted(self.pool.get(worker).tasks):
@@ -295,7 +333,8 @@ class Scheduler:
             self._requeue(changed(task, worker=task.assignee))
         else:
             self._requeue(task)
-            self._emit(ev.Note(task.goal, f"{why}: its task goes to another worker"))
+            if not task.worker:
+                self._emit(ev.Note(task.goal, f"{why}: its task goes to another worker"))
 
     def _requeue(self, task: Task) -> None:
         if task.cancel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 from pibot.fleet.pool import Pool, Worker
 from pibot.fleet.records import Task
@@ -48,6 +48,30 @@ def fleet_document(fleet: str, epoch: int, pool: Pool, now: float) -> Dict[str, 
     rows = [worker_row(w, now) for _, w in sorted(pool.workers.items())]
     document = {"fleet": fleet, "epoch": epoch, **counts(pool), "workers": rows}
     return {**document, "alarm": pool.alarm} if pool.alarm else document
+
+
+def roster_rows(pool: Pool, enrolled: Mapping[str, str], now: float) -> List[Dict[str, Any]]:
+    """Every worker that is known or enrolled; `state` is null if it has never come."""
+    return [
+        _roster_row(pool.workers.get(name) or Worker(name), name in pool.workers, enrolled, now)
+        for name in sorted({*pool.workers, *enrolled})
+    ]
+
+
+def _roster_row(
+    worker: Worker, seen: bool, enrolled: Mapping[str, str], now: float
+) -> Dict[str, Any]:
+    row = worker_row(worker, now)
+    return {
+        "worker_id": worker.name,
+        "state": worker.state if seen else None,
+        "draining": worker.draining,
+        "enrolled": enrolled.get(worker.name),
+        "version": row["version"],
+        "tags": row["tags"],
+        "host": _text(worker.facts.get("host")),
+        "last_seen_s": row["last_seen_s"],
+    }
 
 
 def skills_document(pool: Pool, on: str) -> Dict[str, Any]:

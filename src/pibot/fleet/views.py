@@ -59,11 +59,13 @@ class Views:
         if now >= self._again:  # an old will may have come late and said that we are offline
             self._again = now + AGAIN_S
             self._shown.pop(self._topics.view("fleet"), None)
-        packets += self._if_new(self._topics.view("fleet"), fleet)
+        packets += self._if_new(self._topics.view("fleet"), payload(fleet))
         for name, worker in sorted(pool.workers.items()):
             row = status.worker_row(worker, now)
             del row["last_seen_s"], row["skills"]
-            packets += self._if_new(self._topics.view("worker", name), row)
+            packets += self._if_new(self._topics.view("worker", name), payload(row))
+        for name in sorted(set(pool.gone).difference(pool.workers)):  # an old one may still stand
+            packets += self._if_new(self._topics.view("worker", name), b"")
         return packets
 
     def _of_tasks(self, now: float) -> List[Packet]:
@@ -84,8 +86,7 @@ class Views:
             )
         return packets
 
-    def _if_new(self, topic: str, document: Dict[str, Any]) -> List[Packet]:
-        data = payload(document)
+    def _if_new(self, topic: str, data: bytes) -> List[Packet]:
         if self._shown.get(topic) == data:
             return []
         self._shown[topic] = data

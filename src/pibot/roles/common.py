@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, Tuple
 from pibot.config import Settings
 from pibot.errors import ConfigError
 from pibot.health import HealthServer
+from pibot.notify import Notify
 from pibot.transport import Link
 
 log = logging.getLogger("pibot")
@@ -19,6 +20,24 @@ MASTER_PORT = 5001
 
 class Stop:
     """Put into a mailbox to end its loop."""
+
+
+class BrokerNews:
+    """Tells the log and systemd how it is with the broker; what they know already, not again.
+
+    A machine without a broker tries every few seconds, for days if need be.
+    """
+
+    def __init__(self, log: logging.Logger, systemd: Notify) -> None:
+        self._log, self._systemd = log, systemd
+        self._told = ""
+
+    def tell(self, connected: bool, why: str) -> None:
+        news = "connected to the broker" if connected else why
+        if news != self._told:
+            self._told = news
+            self._systemd.status(news)
+            self._log.log(logging.INFO if connected else logging.WARNING, "%s", news)
 
 
 def new_nonce() -> str:

@@ -24,8 +24,10 @@ from pibot.fleet.gateway import Packet
 from pibot.fleet.jobs import Jobs
 from pibot.fleet.journal import Journal
 from pibot.fleet.planner import Planner
+from pibot.fleet.roster import Own, Roster
 from pibot.mailbox import Mailbox
-from pibot.roles.common import Stop, link, new_goal_id, new_nonce, serve_health
+from pibot.notify import Notify
+from pibot.roles.common import BrokerNews, Stop, link, new_goal_id, new_nonce, serve_health
 from pibot.signing import Unsigned
 from pibot.topics import RESERVED, Topics
 from pibot.transport import LastWill, PahoTransport, Transport
@@ -38,10 +40,15 @@ MEND_PAUSE_S = 1.0
 
 class Master:
     def __init__(
-        self, settings: Settings, connect: Callable[..., Transport] = PahoTransport
+        self,
+        settings: Settings,
+        connect: Callable[..., Transport] = PahoTransport,
+        systemd: Optional[Notify] = None,
     ) -> None:
         """`connect` makes the transport: of a link, a name, topic filters and a last will."""
         self._settings, self._make_transport = settings, connect
+        self._systemd = systemd or Notify()
+        self._news = BrokerNews(log, self._systemd)
         self._mailbox = Mailbox()
         self._topics = Topics(settings.fleet)
         self._counts: Dict[str, int] = {}
@@ -57,8 +64,11 @@ class Master:
         require_credentials(self._settings)
         with ExitStack() as opened:
             self._open(opened)
+            self._systemd.ready()
             while not self._stopping:
+                self._systemd.alive(time.monotonic())
                 self._turn(self._mailbox.collect(self._wait_s(), self._transport.poll))
+            self._systemd.stopping()
             self._publish([self._farewell()])
 
     # --- beginning ------------------------------------------------------------------------------
@@ -75,7 +85,9 @@ class Master:
         log.info("fleet %s, epoch %d: %s", settings.fleet, epoch, handle.describe())
         self._jobs = Jobs(_planner(settings), self._mailbox.put)
         opened.callback(self._jobs.close)
-        self._desk = Desk(self._topics, journal, self._surroundings(epoch, store_id))
+        own = Own(settings.mqtt_username, settings.mqtt_password, settings.key)
+        roster = Roster(settings.state_dir, settings.fleet, own)
+        self._desk = Desk(self._topics, journal, roster, self._surroundings(epoch, store_id))
         self._desk.begin(time.monotonic())
         opened.callback(serve_health(settings, self._health).close)
         self._connect(handle.host, handle.port)
@@ -146,11 +158,10 @@ class Master:
             self._desk.take_event(item, now)
         elif isinstance(item[0], str):
             self._desk.take_packet(item[0], item[1], now)
-        elif item[0]:
-            log.info("connected to the broker")
-            self._publish(self._desk.connected())
         else:
-            log.warning("%s", item[1])
+            self._news.tell(*item)
+            if item[0]:
+                self._publish(self._desk.connected())
 
     def _tell(self, now: float) -> None:
         told = self._desk.tell(now)
@@ -166,6 +177,7 @@ class Master:
         self._publish(packets)
         while not self._stopping:
             time.sleep(MEND_PAUSE_S)
+            self._systemd.alive(time.monotonic())
             try:
                 self._desk.begin(time.monotonic())
             except StoreError as error:

@@ -15,7 +15,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from pibot import __version__, broker
 from pibot import messages as msg
@@ -27,7 +27,8 @@ from pibot.agent.tools import Toolbox
 from pibot.config import Settings, require_credentials
 from pibot.errors import BadMessage, StoreError
 from pibot.mailbox import Mailbox
-from pibot.roles.common import Stop, link, new_nonce, serve_health
+from pibot.notify import Notify
+from pibot.roles.common import BrokerNews, Stop, link, new_nonce, serve_health
 from pibot.session import Guest
 from pibot.signing import Unsigned
 from pibot.skills.core import machine_facts
@@ -59,10 +60,15 @@ class Stepped:
 
 class Worker:
     def __init__(
-        self, settings: Settings, connect: Callable[..., Transport] = PahoTransport
+        self,
+        settings: Settings,
+        connect: Callable[..., Transport] = PahoTransport,
+        systemd: Optional[Notify] = None,
     ) -> None:
         """`connect` makes the transport: of a link, a name, topic filters and a last will."""
         self._settings, self._make_transport = settings, connect
+        self._systemd = systemd or Notify()
+        self._news = BrokerNews(log, self._systemd)
         self._name = settings.worker_id
         self._mailbox = Mailbox()
         self._topics = Topics(settings.fleet)
@@ -83,8 +89,11 @@ class Worker:
         require_credentials(self._settings)
         with ExitStack() as opened:
             self._open(opened)
+            self._systemd.ready()
             while not self._stopping:
+                self._systemd.alive(time.monotonic())
                 self._turn(self._mailbox.collect(self._wait_s(), self._transport.poll))
+            self._systemd.stopping()
             for running in self._attempts.values():
                 running.interrupt()
             for send in self._core.stopping(time.monotonic()).sends:
@@ -202,11 +211,8 @@ class Worker:
             return [self._core.step(item.task, item.step, now)]
         if isinstance(item[0], str):
             return self._take_packet(item[0], item[1], now)
-        if item[0]:
-            log.info("connected to the broker")
-            return [self._core.connected(now)]
-        log.warning("%s", item[1])
-        return []
+        self._news.tell(*item)
+        return [self._core.connected(now)] if item[0] else []
 
     def _take_packet(self, topic: str, payload: bytes, now: float) -> List[core.Out]:
         try:

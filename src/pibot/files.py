@@ -1,0 +1,47 @@
+"""Files that nobody else may read: written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def create_private(path: Path, text: str) -> None:
+    """Make a file that was not there, mode 0600 from its first byte; raise OSError.
+
+    FileExistsError if something has that name. A file that could not be written is removed.
+    """
+    opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with open(opened, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        with suppress(OSError):
+            path.unlink()
+        raise
+
+
+def write_private(path: Path, text: str) -> None:
+    """Put a file in place of what is there, or leave that as it was; raise OSError.
+
+    It survives a power cut: the data is on the disk before the name, and the name before this
+    returns.
+    """
+    beside = path.with_name(path.name + ".new")
+    with suppress(FileNotFoundError):
+        beside.unlink()
+    create_private(beside, text)
+    try:
+        os.replace(beside, path)
+    except BaseException:
+        with suppress(OSError):
+            beside.unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
