@@ -296,10 +296,113 @@ def test_credentials_are_needed_off_loopback(role: str) -> None:
     both = {"MQTT_HOST": "10.0.0.2", "MQTT_PASSWORD": SECRET, "PIBOT_KEY": SECRET}
     config.require_credentials(load(both, role=role))
     bare = load({"MQTT_HOST": "10.0.0.2", "WORKER_ID": "worker-7"}, role=role)
-    with pytest.raises(ConfigError, match="MQTT_PASSWORD and PIBOT_KEY") as caught:
+    with pytest.raises(ConfigError, match="MQTT_PASSWORD and PIBOT_KEY must be set") as caught:
         config.require_credentials(bare)
-    assert "mosquitto_passwd" in str(caught.value) and "openssl" in str(caught.value)
+    remedy = {"master": "sudo pibot.pyz setup --role master", "worker": "workers add worker-7`"}
+    assert remedy[role] in str(caught.value)
     config.require_credentials(dataclasses.replace(bare, role="client"))
+
+
+def credential(tmp_path: Path, text: str) -> Dict[str, str]:
+    """What a service's environment says of its credentials; systemd's mode is open, with an ACL."""
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    write_env(folder / "pibot.env", text, 0o440)
+    return {"CREDENTIALS_DIRECTORY": str(folder)}
+
+
+@pytest.mark.parametrize("role", ["master", "worker"])
+def test_a_service_reads_its_credential_in_place_of_the_env(role: str, tmp_path: Path) -> None:
+    write_env(tmp_path / ".env", "PIBOT_FLEET=beside\nMQTT_PORT=7\n")
+    environ = credential(tmp_path, "PIBOT_FLEET=lab\nPIBOT_LOG_DIR=logs\n")
+    found = load(environ, role=role, program=tmp_path / "pibot.pyz")
+    assert (found.fleet, found.mqtt_port) == ("lab", 1883)
+    assert found.log_dir == Path("/etc/pibot/logs")  # from where the file stands that people edit
+    assert load({**environ, "PIBOT_FLEET": "env"}, role=role).fleet == "env"
+    chosen = write_env(tmp_path / "chosen.env", "PIBOT_FLEET=chosen\n")
+    assert load(environ, role=role, env_file=chosen).fleet == "chosen"
+
+
+def test_an_error_in_a_credential_names_the_file_that_people_edit(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="PIBOT_SLOTS in /etc/pibot/worker.env line 2 must be"):
+        load(credential(tmp_path, "PIBOT_FLEET=lab\nPIBOT_SLOTS=many\n"))
+
+
+def test_credentials_of_another_kind_are_none_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "credentials").mkdir()
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path / "credentials")}
+    write_env(tmp_path / ".env", "PIBOT_FLEET=beside\n")
+    assert load(environ, program=tmp_path / "pibot.pyz").fleet == "beside"
+    write_env(tmp_path / "credentials" / "pibot.env", "PIBOT_FLEET=service\n", 0o440)
+    assert load(environ, role="client").fleet == "home"
+
+
+def write_client_env(config_home: Path, text: str, mode: int = 0o600) -> Path:
+    (config_home / "pibot").mkdir(parents=True)
+    return write_env(config_home / "pibot" / "client.env", text, mode)
+
+
+CLIENT = "PIBOT_FLEET=lab\nMQTT_HOST=10.0.0.2\nMQTT_USERNAME=laptop\nMQTT_PASSWORD=p1\n"
+
+
+def test_a_client_without_a_broker_reads_the_users_own_file(tmp_path: Path) -> None:
+    write_client_env(tmp_path / ".config", CLIENT)
+    home = {"HOME": str(tmp_path)}
+    found = load(home, role="client")
+    assert (found.fleet, found.mqtt_host, found.mqtt_password) == ("lab", "10.0.0.2", "p1")
+    beside = write_env(tmp_path / ".env", "PIBOT_FLEET=beside\n")
+    found = load(home, role="client", program=beside.with_name("pibot.pyz"))
+    assert (found.fleet, found.client) == ("beside", "laptop")
+    assert load({**home, "PIBOT_FLEET": "env"}, role="client").fleet == "env"
+    for role in ("master", "worker", "demo"):
+        assert load(home, role=role).mqtt_host is None
+
+
+@pytest.mark.parametrize(
+    "named",
+    [{"MQTT_HOST": "b"}, {"MQTT_USERNAME": "u"}, {"MQTT_PASSWORD": "p"}, {"MQTT_PORT": "7"}],
+)
+def test_whoever_names_a_broker_gets_nothing_from_the_users_file(
+    tmp_path: Path, named: Dict[str, str]
+) -> None:
+    write_client_env(tmp_path, CLIENT)
+    home = {"XDG_CONFIG_HOME": str(tmp_path)}
+    assert load(home, role="client").fleet == "lab"
+    line = "".join(f"{key}={value}\n" for key, value in named.items())
+    in_file = load(home, role="client", env_file=write_env(tmp_path / "x.env", line))
+    for found in (load({**home, **named}, role="client"), in_file):
+        assert found.fleet == "home"
+        assert found.mqtt_host in (None, "b") and found.mqtt_password in (None, "p")
+
+
+def test_the_users_own_file_must_be_private(tmp_path: Path) -> None:
+    path = write_client_env(tmp_path, CLIENT, 0o644)
+    with pytest.raises(ConfigError, match=f"chmod 600 {path}"):
+        load({"XDG_CONFIG_HOME": str(tmp_path)}, role="client")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_user_without_a_home_of_their_own(tmp_path: Path) -> None:
+    write_client_env(tmp_path / ".config", CLIENT)
+    tmp_path.chmod(0o700)
+    code = (
+        "import os, pwd, sys; from pathlib import Path\n"
+        "from pibot import config; from pibot.errors import ConfigError\n"
+        "load = lambda role, env: config.load(role, {}, env, None, Path('/nowhere/p'))\n"
+        "load('worker', {'HOME': '/'})\n"  # what it imports lies in root's home, perhaps
+        "os.setuid(54321)\n"
+        "print(load('client', {}).fleet, load('client', {'HOME': sys.argv[1]}).fleet)\n"
+        "try: load('worker', {})\n"
+        "except ConfigError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env={"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+    )
+    said = "home home\nThis user has no home; set PIBOT_STATE_DIR to a directory.\n"
+    assert (done.stdout, done.stderr) == (said, "")
 
 
 def test_the_table_names_every_key_that_is_read() -> None:

@@ -21,10 +21,11 @@ LEVELS: List[List[str]] = [
     ["pibot.errors", "pibot"],
     ["pibot.topics"],
     ["pibot.messages", "pibot.signing", "pibot.session"],
-    ["pibot.wire", "pibot.values", "pibot.config", "pibot.mailbox", "pibot.store", "pibot.logs"],
+    ["pibot.wire", "pibot.values", "pibot.config", "pibot.mailbox", "pibot.store", "pibot.logs"]
+    + ["pibot.files", "pibot.identities", "pibot.notify", "pibot.parts", "pibot.unpacking"],
     ["pibot.fleet.*", "pibot.agent.*", "pibot.skills.*", "pibot.transport", "pibot.health"],
     ["pibot.embedded", "pibot.broker"],
-    ["pibot.roles.*"],
+    ["pibot.roles.*", "pibot.deploy.*", "pibot.doctor.*"],
     ["pibot.cli", "pibot.cli.*", "pibot.__main__"],
 ]
 
@@ -70,9 +71,9 @@ def imports(name: str, top: bool = False) -> Iterator[str]:
 def level(name: str) -> int:
     for i, parts in enumerate(LEVELS):
         for part in parts:
-            if name == part or (part.endswith(".*") and name.startswith(part[:-1])):
+            if name == part or (part.endswith(".*") and f"{name}.".startswith(part[:-1])):
                 return i
-    return {"pibot.fleet": 4, "pibot.agent": 4, "pibot.skills": 4, "pibot.roles": 6}[name]
+    raise AssertionError(f"{name} has no level")
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

@@ -1,4 +1,8 @@
-"""All settings of a process, read once and passed in: flag > environment > .env > default."""
+"""All settings of a process, read once and passed in: flag > environment > .env > default.
+
+A service of systemd reads the credential `pibot.env` in place of the .env; a client that finds no
+broker named anywhere reads the user's own client.env below it.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ VOLC_MODEL = "ark-code-latest"
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 NO_KEY = "none"  # for a model server of one's own; the client library wants some key
 MAX_SLOTS = 64
+SERVICES = ("master", "worker")
 
 
 class Key(NamedTuple):
@@ -87,7 +92,7 @@ class Settings:
     mqtt_password: Optional[str] = field(repr=False)
     mqtt_ca_file: Optional[Path]
     key: Optional[str] = field(repr=False)
-    state_dir: Path
+    state_dir: Path  # of the services; nobody else keeps anything
     log_dir: Optional[Path]
     skills_dir: Optional[Path]
     soul: Optional[Path]
@@ -124,9 +129,17 @@ def load(
     """Read the settings of a role; raise ConfigError naming the key and the place it stood in.
 
     `flags` are by key ("WORKER_ID", not "--worker-id"), None when not given. `env_file` is
-    --env-file; without it the .env beside `program` counts, if there is one.
+    --env-file; without it the service's credential counts, else the .env beside `program`.
     """
-    values = Values(flags, environ, _env_file(env_file, program))
+    found = _env_file(role, environ, env_file, program)
+    values = Values(flags, environ, found)
+    if role == "client" and not any(key.startswith("MQTT_") for key in values.names()):
+        values = Values(flags, environ, {**_client_env(environ), **found})
+    return settings_of(role, values, environ)
+
+
+def settings_of(role: str, values: Values, environ: Mapping[str, str]) -> Settings:
+    """The settings that these values are; raise ConfigError as `load` does."""
     _refuse_unknown(values)
     user = values.text("MQTT_USERNAME")
     ca_file = values.existing("MQTT_CA_FILE")
@@ -144,7 +157,7 @@ def load(
         mqtt_password=values.text("MQTT_PASSWORD"),
         mqtt_ca_file=ca_file,
         key=values.text("PIBOT_KEY"),
-        state_dir=_state_dir(values, environ),
+        state_dir=_state_dir(values, environ) if role in SERVICES else Path(),
         log_dir=values.path("PIBOT_LOG_DIR"),
         skills_dir=values.existing("PIBOT_SKILLS_DIR", directory=True),
         soul=values.existing("PIBOT_SOUL"),
@@ -166,16 +179,21 @@ def load(
 
 def require_credentials(settings: Settings) -> None:
     """Raise ConfigError when a master or worker has a broker elsewhere and no password or key."""
-    if settings.is_loopback_broker or settings.role not in ("master", "worker"):
+    if settings.is_loopback_broker or settings.role not in SERVICES:
         return
     have = {"MQTT_PASSWORD": settings.mqtt_password, "PIBOT_KEY": settings.key}
     missing = " and ".join(key for key, value in have.items() if not value)
     if not missing:
         return
+    made = "run `sudo pibot.pyz setup --role master` on this machine, which makes them"
+    if settings.role == "worker":
+        name = settings.worker_id
+        made = (
+            f"run `pibot.pyz workers add {name}` on the master, and put the {name}.env that it "
+            "writes beside pibot.pyz as .env"
+        )
     raise ConfigError(
-        f"The broker {settings.mqtt_host} is not on this machine, so {missing} must be set in the "
-        ".env beside pibot.pyz: the password that the broker has for this machine's MQTT_USERNAME "
-        "(mosquitto_passwd sets it), and as the key a random word (`openssl rand -hex 32`)."
+        f"The broker {settings.mqtt_host} is not on this machine, so {missing} must be set: {made}."
     )
 
 
@@ -189,11 +207,40 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _env_file(chosen: Optional[Path], program: Path) -> Dict[str, Value]:
+def _env_file(
+    role: str, environ: Mapping[str, str], chosen: Optional[Path], program: Path
+) -> Dict[str, Value]:
     if chosen is not None:
         return read_env_file(Path(os.path.abspath(chosen)))
+    if role in SERVICES and environ.get("CREDENTIALS_DIRECTORY"):
+        credential = Path(environ["CREDENTIALS_DIRECTORY"], "pibot.env")
+        if credential.exists():  # systemd lets the service in with an access list: the mode is wide
+            original = Path(f"/etc/pibot/{role}.env")
+            return read_env_file(credential, private=False, copy_of=original)
     beside = program.resolve().parent / ".env"
     return read_env_file(beside) if beside.exists() else {}
+
+
+def _client_env(environ: Mapping[str, str]) -> Dict[str, Value]:
+    """The file that `setup` on the master leaves for the person who ran it."""
+    path = client_env_path(environ)
+    return read_env_file(path) if path and os.path.exists(path) else {}
+
+
+def client_env_path(environ: Mapping[str, str]) -> Optional[Path]:
+    """Where a person's own client.env lies; None for a user without a home."""
+    base = environ.get("XDG_CONFIG_HOME", "")
+    if os.path.isabs(base):  # the XDG standard ignores relative ones
+        return Path(base, "pibot", "client.env")
+    home = _home(environ)
+    return home / ".config" / "pibot" / "client.env" if home else None
+
+
+def _home(environ: Mapping[str, str]) -> Optional[Path]:
+    try:
+        return Path(environ.get("HOME") or Path.home())
+    except RuntimeError:
+        return None
 
 
 def _refuse_unknown(values: Values) -> None:
@@ -285,10 +332,10 @@ def _state_dir(values: Values, environ: Mapping[str, str]) -> Path:
     base = environ.get("XDG_STATE_HOME", "")
     if os.path.isabs(base):  # the XDG standard ignores relative ones
         return Path(base) / "pibot"
-    try:
-        return Path(environ.get("HOME") or Path.home()) / ".local" / "state" / "pibot"
-    except RuntimeError:
-        raise ConfigError("This user has no home; set PIBOT_STATE_DIR to a directory.") from None
+    home = _home(environ)
+    if home is None:
+        raise ConfigError("This user has no home; set PIBOT_STATE_DIR to a directory.")
+    return home / ".local" / "state" / "pibot"
 
 
 def _tags(values: Values) -> Tuple[str, ...]:

@@ -38,12 +38,22 @@ class Value(NamedTuple):
     folder: Optional[Path]  # what a relative path starts from; None = the working directory
 
 
-def read_env_file(path: Path) -> Dict[str, Value]:
-    """Return the assignments of a .env file; raise ConfigError when it is open to others."""
+def read_env_file(
+    path: Path, private: bool = True, copy_of: Optional[Path] = None
+) -> Dict[str, Value]:
+    """The assignments of a .env file; if it must be `private`, others may have no right to it.
+
+    Of a copy, messages and relative paths are about the file that people edit.
+    """
+    return parse_env(_text(path, private), copy_of or path)
+
+
+def parse_env(text: str, path: Path) -> Dict[str, Value]:
+    """The assignments in the text of a .env file that stands at `path`."""
     from dotenv.parser import parse_stream
 
     found = {}
-    for binding in parse_stream(StringIO(_private_text(path))):
+    for binding in parse_stream(StringIO(text)):
         # A statement's text begins with the line ends of the blank lines before it.
         blank = len(binding.original.string) - len(binding.original.string.lstrip())
         line = binding.original.line + binding.original.string[:blank].count("\n")
@@ -55,10 +65,10 @@ def read_env_file(path: Path) -> Dict[str, Value]:
     return found
 
 
-def _private_text(path: Path) -> str:
+def _text(path: Path, private: bool) -> str:
     try:
         with path.open(encoding="utf-8-sig") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+            if private and stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
                 raise ConfigError(f"{path} is open to other users; run: chmod 600 {path}")
             return file.read()
     except OSError as error:

@@ -62,6 +62,8 @@ WRONG = [
     (["stauts"], ["'stauts'", "did you mean `pibot.pyz status`?"]),
     (["frobnicate"], ["'frobnicate'", "`pibot.pyz --help`"]),
     (["--json"], ["--json must come after a command"]),
+    (["--env-file", "x", "--role", "worker"], ["--role must come first", "--env-file"]),
+    (["--port=1", "--role=worker"], ["--role must come first"]),
     (["--rolle", "master"], ["--rolle"]),
     (["status", "--nope"], ["--nope", "`pibot.pyz status --help`"]),
     (["status", "extra"], ["extra"]),

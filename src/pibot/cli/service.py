@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 from typing import Any, List
 
 from pibot.cli.parser import Parser, as_options, settings
 from pibot.config import Settings
 from pibot.errors import EXIT_OK, UsageError
+from pibot.notify import Notify
 
 EXAMPLE = "pibot.pyz --role worker --worker-id worker-1 --port 5000"
 
@@ -18,8 +20,9 @@ def main(args: List[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _not_begun)
     options = _parse(args)
+    systemd = Notify.taken(os.environ)
     flags = {"WORKER_ID": options.worker_id, "PIBOT_HEALTH_PORT": options.port}
-    service = _service(settings(options, options.role, flags))
+    service = _service(settings(options, options.role, flags), systemd)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: service.stop())
     service.run()
@@ -45,11 +48,11 @@ def _not_begun(*_: Any) -> None:
     raise SystemExit(EXIT_OK)
 
 
-def _service(found: Settings) -> Any:
+def _service(found: Settings, systemd: Notify) -> Any:
     if found.role == "master":
         from pibot.roles.master import Master
 
-        return Master(found)
+        return Master(found, systemd=systemd)
     from pibot.roles.worker import Worker
 
-    return Worker(found)
+    return Worker(found, systemd=systemd)

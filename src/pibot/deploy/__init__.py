@@ -1,0 +1,1 @@
+"""Putting PiBot on a machine: units, broker configuration, and what places them."""

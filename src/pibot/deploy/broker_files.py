@@ -1,0 +1,168 @@
+"""The broker's files: its configuration, and what root puts in place for the master.
+
+The master, which may write no system file, leaves what it wants in its state directory. This code
+runs as root and trusts nothing there: a master that was taken over can add and remove users, and
+do no more.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import List
+
+from pibot.deploy import layout
+from pibot.errors import PibotError, Refused, StoreError
+from pibot.values import NAME
+
+SYSTEMD = Path(__file__).with_name("systemd")  # the units and Mosquitto's configuration
+SOURCE = Path(layout.STATE_BROKER)
+TARGET = Path(layout.BROKER_FOLDER)
+CHANGED = "changed"  # the mark that wakes pibot-broker.path
+MAX_BYTES = 1_000_000
+RELOAD_S = 30.0
+_USER = re.compile(rf"({NAME.pattern}):\$7\$101\$[A-Za-z0-9+/]{{16}}\$[A-Za-z0-9+/]{{86}}==")
+_FLEET = re.compile(rf" pibot/1/({NAME.pattern})/#$", re.MULTILINE)
+
+
+def mosquitto_conf(tls: bool) -> str:
+    """The text of /etc/mosquitto/conf.d/pibot.conf; with `tls` also a listener on port 8883."""
+    names = ["mosquitto-pibot.conf", *(["mosquitto-pibot-tls.conf"] if tls else [])]
+    return "".join((SYSTEMD / name).read_text(encoding="utf-8") for name in names)
+
+
+def place_and_reload(source: Path = SOURCE, target: Path = TARGET) -> None:
+    """What pibot-broker.service does: place the files, and let a running Mosquitto read them."""
+    place(source, target)
+    command = ["systemctl", "try-reload-or-restart", layout.BROKER_UNIT]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=RELOAD_S)
+        said = done.stderr.strip() if done.returncode else None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        said = str(error)
+    if said is not None:
+        raise PibotError(
+            f"The broker's users are in {target}, but Mosquitto has not read them ({said}): run "
+            "`systemctl reload mosquitto`."
+        )
+
+
+def place(source: Path, target: Path) -> bool:
+    """Check passwd and acl in `source` and put them into `target`; tell whether they are new.
+
+    Raises Refused for what the master never writes, StoreError for what cannot be read or written.
+    """
+    try:
+        folder = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            _take_mark(folder)  # before reading: what is written from now on makes a new one
+            passwd, acl = (_read(folder, source / name) for name in ("passwd", "acl"))
+        finally:
+            os.close(folder)
+        check_passwd(passwd)
+        check_acl(acl)
+        changed = [_put(target / "passwd", passwd), _put(target / "acl", acl)]
+    except OSError as error:
+        raise StoreError(
+            f"The broker's users could not be put into {target}: {error.filename or source}: "
+            f"{error.strerror}."
+        ) from None
+    return any(changed)
+
+
+def check_passwd(text: str) -> None:
+    """Raise Refused unless each line is a user of PiBot's with a hash of 64 bytes."""
+    users = set()
+    for number, line in enumerate(_lines(text, "passwd"), 1):
+        found = _USER.fullmatch(line)
+        if not found or found[1] in users:
+            raise Refused(
+                f"Line {number} of passwd is no user that PiBot makes: nothing is placed."
+            )
+        users.add(found[1])
+
+
+def check_acl(text: str) -> None:
+    """Raise Refused unless it is, to the letter, the rights that PiBot gives in one fleet."""
+    from pibot.identities import acl_text
+
+    fleet = _FLEET.search(text)
+    if fleet is None or text != acl_text(fleet[1]):
+        raise Refused("The acl is not the one that this PiBot makes: restart pibot-master.")
+
+
+def _lines(text: str, name: str) -> List[str]:
+    if text and not text.endswith("\n"):
+        raise Refused(f"{name} ends in the middle of a line: nothing is placed.")
+    return text.split("\n")[:-1]
+
+
+def _take_mark(folder: int) -> None:
+    try:
+        os.unlink(CHANGED, dir_fd=folder)
+    except FileNotFoundError:
+        pass
+
+
+def _read(folder: int, path: Path) -> str:
+    """The text of a regular, small file that belongs to the folder's owner; follows no link."""
+
+    def without_links(name: str, _flags: int) -> int:
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+
+    with open(path.name, "rb", opener=without_links) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.fstat(folder).st_uid:
+            raise Refused(f"{path} is no file of the master's: nothing is placed.")
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES or not data.isascii():
+        raise Refused(f"{path} is no file that PiBot makes: nothing is placed.")
+    return data.decode("ascii")
+
+
+def _put(path: Path, text: str) -> bool:
+    """Write a file for Mosquitto to read, whole or not at all; False if it is there already."""
+    import grp
+
+    data = text.encode("ascii")
+    try:
+        group = grp.getgrnam(layout.BROKER).gr_gid
+    except KeyError:
+        raise PibotError(f"There is no group {layout.BROKER}: install Mosquitto.") from None
+    if _stands(path, data, group):
+        return False
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(data)
+            os.fchown(descriptor, 0, group)
+            os.fchmod(descriptor, 0o640)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+    _sync(path.parent)
+    return True
+
+
+def _stands(path: Path, data: bytes, group: int) -> bool:
+    try:
+        status = path.stat()
+        mine = (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, group, 0o640)
+        return mine and path.read_bytes() == data
+    except FileNotFoundError:
+        return False
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
