@@ -26,8 +26,11 @@ COMMANDS = {
     "show": "all that is known of a goal",
     "cancel": "stop a goal or a task",
     "retry": "do what failed in a goal again",
+    "workers": "list the workers; add, remove, drain or resume one",
     "skills": "what the workers can do",
     "selftest": "a task to every worker and back: ✓ or ✗ for each",
+    "setup": "install PiBot as a service on this machine, or remove it",
+    "doctor": "check this machine and say what to mend",
     "version": "the version of PiBot, of Python and of the machine",
 }
 SERVICES = """\
@@ -82,6 +85,8 @@ def _dispatch(args: List[str]) -> int:
         present.say(_usage().rstrip())
         return EXIT_OK
     name = "version" if first == "--version" else first
+    if name.startswith("-") and any(arg.split("=")[0] == "--role" for arg in args):
+        raise UsageError(f"--role must come first: put {name} behind `--role NAME`")
     if name not in COMMANDS:
         raise UsageError(_unknown(name))
     return _run(name, args[1:])
