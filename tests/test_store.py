@@ -194,8 +194,15 @@ def test_a_damaged_lock_file_says_nothing_and_hinders_nobody(tmp_path: Path) -> 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_directory_that_is_read_only(tmp_path: Path) -> None:
     (tmp_path / "ro").mkdir(mode=0o500)
-    with pytest.raises(StoreError, match="writable for this user"):
+    with pytest.raises(StoreError, match="writable for this user, or set PIBOT_STATE_DIR"):
         store(tmp_path / "ro").open()
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="no file system refuses everybody")
+def test_a_file_system_that_is_read_only_for_everybody() -> None:
+    """/sys takes no directories, not even root's."""
+    with pytest.raises(StoreError, match="set PIBOT_STATE_DIR to another"):
+        store(Path("/sys/kernel/pibot")).open()
 
 
 def test_a_path_that_cannot_be(tmp_path: Path) -> None:
