@@ -116,12 +116,20 @@ class Machine:
 
     def cache_mb(self) -> float:
         """What the unpacked program takes on the disk, as du counts it."""
-        files = (self.folder / "cache").rglob("*")
-        return sum(path.lstat().st_blocks for path in files) * 512 / 1024**2
+        return sum(path.lstat().st_blocks for path in self._cache.rglob("*")) * 512 / 1024**2
+
+    def empty_cache(self) -> None:
+        """Make the next start the first one."""
+        if self._cache.exists():
+            shutil.rmtree(self._cache)
 
     @property
     def _log(self) -> Path:
         return self.folder / "log"
+
+    @property
+    def _cache(self) -> Path:
+        return self.folder / "cache"
 
     def _popen(self, words: List[str], **streams: Any) -> "subprocess.Popen[Any]":
         """Start the program with a service's directories, and with nothing of our environment."""
@@ -130,7 +138,7 @@ class Machine:
             "LANG": "C.UTF-8",
             "HOME": str(self.folder),
             "STATE_DIRECTORY": str(self.folder / "state"),
-            "CACHE_DIRECTORY": str(self.folder / "cache"),
+            "CACHE_DIRECTORY": str(self._cache),
         }
         return subprocess.Popen(
             [str(self.python), "-I", str(self.folder / "pibot.pyz"), *words],

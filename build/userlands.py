@@ -99,9 +99,9 @@ def local_pythons(folders: Iterable[Tuple[str, Path]]) -> Dict[Tuple[int, ...], 
 def python_folders() -> Iterator[Tuple[str, Path]]:
     """Where Debian and pyenv put Pythons."""
     yield "system", Path("/usr/bin")
-    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
-    for folder in sorted(pyenv.glob("versions/*/bin")):
-        yield "pyenv", folder
+    versions = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    if os.access(versions, os.R_OK):  # sudo may have left us another user's
+        yield from (("pyenv", folder) for folder in sorted(versions.glob("*/bin")))
 
 
 def _version(python: Path) -> Optional[Tuple[int, ...]]:
@@ -178,10 +178,12 @@ def _download(userland: Userland, folder: Path) -> List[Path]:
     """Fetch python3 and all that a Debian cannot be without; debootstrap checks the signatures."""
     command = ["debootstrap", "--download-only", "--force-check-gpg", "--variant=minbase"]
     command += ["--include=python3", f"--arch={userland.arch}", userland.suite, str(folder)]
+    command += [_mirror()]
+    # An ordinary user's PATH does not have the places where debootstrap and its tools are.
+    environment = {**os.environ, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     try:
-        done = subprocess.run(
-            [*command, _mirror()], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        done = subprocess.run(command, env=environment, text=True, **both)
     except FileNotFoundError:
         raise Problem("debootstrap is not installed: sudo apt-get install debootstrap.") from None
     if done.returncode:

@@ -3,9 +3,10 @@
     with Lab(tmp_path, {"master": "192.168.1.10", "worker-1": "192.168.1.11"}) as lab:
         lab["master"].run("sudo systemctl is-active ssh").out
 
-Each machine is a copy of one clean Debian, booted by systemd-nspawn in a network namespace; a
-bridge in one more namespace joins them, so that the host's own network is left alone. All of them
-know each other as NAME.local, and pi, who may use sudo, may go from each to each with ssh.
+Each machine has the same clean Debian on a disk of its own, and is booted by systemd-nspawn in a
+network namespace; a bridge in one more namespace joins them, so that the host's own network is left
+alone. All of them know each other as NAME.local, and pi, who may use sudo, may go from each to each
+with ssh.
 """
 
 from __future__ import annotations
@@ -148,8 +149,30 @@ class Machine:
         self.root = folder / name
         self._namespace = namespace
         self._group = ControlGroup(namespace)
+        self._layers = folder / f"{name}.layers"
         self._console = folder / f"{name}.console"
         self._popen: Optional["subprocess.Popen[bytes]"] = None
+
+    # --- the disk -------------------------------------------------------------------------------
+
+    def install(self, debian: Path) -> None:
+        """Give it a disk with a Debian: a layer over it, or a copy where there are no layers."""
+        layers = [self._layers / name for name in ("upper", "work")]
+        for folder in (self.root, *layers):
+            folder.mkdir(parents=True)
+        options = f"lowerdir={debian},upperdir={layers[0]},workdir={layers[1]}"
+        try:
+            _host("mount", "-t", "overlay", "-o", options, "overlay", str(self.root))
+        except AssertionError:
+            self.root.rmdir()
+            _host("cp", "-a", "--reflink=auto", str(debian), str(self.root))
+
+    def scrap(self) -> None:
+        """Remove its disk."""
+        if self.root.is_mount():
+            _host("umount", str(self.root))
+        for folder in (self.root, self._layers):
+            shutil.rmtree(folder, ignore_errors=True)
 
     # --- power ----------------------------------------------------------------------------------
 
@@ -335,7 +358,7 @@ class Lab:
         """Switch everything off and remove the network and the disks."""
         for machine in self._machines.values():
             machine.cut_power()
-            shutil.rmtree(machine.root, ignore_errors=True)
+            machine.scrap()
         self._machines.clear()
         while self._namespaces:
             _host("ip", "netns", "delete", self._namespaces.pop())
@@ -355,7 +378,7 @@ class Lab:
         self._ip(name, "link set eth0 up")
         self._ip(name, f"route add default via {ROUTER}")
         machine = Machine(name, self._folder, namespace)
-        _host("cp", "-a", "--reflink=auto", str(debian), str(machine.root))
+        machine.install(debian)
         machine.write("/etc/hostname", f"{name}\n")
         machine.write("/etc/machine-id", f"{uuid.uuid4().hex}\n")
         known = [f"{address} {other}.local" for other, address in self._addresses.items()]
