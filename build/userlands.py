@@ -181,9 +181,10 @@ def _download(userland: Userland, folder: Path) -> List[Path]:
     command += [_mirror()]
     # An ordinary user's PATH does not have the places where debootstrap and its tools are.
     environment = {**os.environ, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
-    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     try:
-        done = subprocess.run(command, env=environment, text=True, **both)
+        done = subprocess.run(
+            command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
     except FileNotFoundError:
         raise Problem("debootstrap is not installed: sudo apt-get install debootstrap.") from None
     if done.returncode:

@@ -23,8 +23,11 @@ ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ROOT / "requirements"
 SUMS = LOCKS / "wheels.sha256"
 # The processors with compiled parts, and how an interpreter of theirs calls itself.
-TRIPLES = {"aarch64": "aarch64-linux-gnu", "armv7l": "arm-linux-gnueabihf"}
-TRIPLES["x86_64"] = "x86_64-linux-gnu"
+TRIPLES = {
+    "aarch64": "aarch64-linux-gnu",
+    "armv7l": "arm-linux-gnueabihf",
+    "x86_64": "x86_64-linux-gnu",
+}
 PLATFORMS = ("manylinux_2_17", "manylinux2014")  # what every glibc of a supported system can load
 # What no program reads at run time. METADATA stays: httpx2 reads its own version there.
 USELESS = re.compile(

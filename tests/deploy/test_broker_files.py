@@ -94,6 +94,13 @@ def test_a_wrong_mode_is_mended(master: Master) -> None:
     assert (target(master) / "passwd").stat().st_mode & 0o777 == 0o640
 
 
+def test_what_a_killed_run_left_is_taken_away(master: Master) -> None:
+    """Also by `setup --uninstall`, which knows that name."""
+    (target(master) / ".passwd.new").write_text("half of")
+    assert place(master)
+    assert set(everything(target(master))) == {"passwd", "acl"}
+
+
 USER = "w1:$7$101$" + "A" * 16 + "$" + "B" * 86 + "=="
 GOOD_ACL = acl_text(FLEET)
 
