@@ -37,9 +37,9 @@ test: lint pyz ## everything that CI checks
 test-llm: pyz ## the tests that talk to a real model
 	$(PY) -m pytest -q -m llm
 
-test-system: release ## docs/deploy.md typed line by line into Debian machines; as root
+test-system: release ## the guides typed line by line into Debian machines; as root
 	@build/apt-need $(SYSTEM_PACKAGES)
-	$(PY) -m pytest -q -rs -m system tests/system
+	$(PY) -m pytest -q -m system tests/system
 
 check-targets: release ## the release file on every Pi's userland and each Python here
 	@build/apt-need $(TARGET_PACKAGES)

@@ -31,7 +31,7 @@ def free_ports(count: int) -> List[int]:
 class Machine:
     """The service of `role`, and commands beside it, both run by `python` in `folder`.
 
-    Whatever does not come within `patience_s` is an AssertionError.
+    Whatever does not come within `patience_s` raises.
     """
 
     role: str

@@ -100,7 +100,7 @@ def entry(name: str) -> zipfile.ZipInfo:
 def lock() -> None:
     """Accept the wheels of the locked versions as they are offered now."""
     with tempfile.TemporaryDirectory() as folder:
-        locked = wheels.Wheels(Path(folder), sums="")
+        locked = wheels.Wheels(Path(folder), sums=None)
         locked.files("core", [parts.OLD.common])
         parts.for_all(locked)
         lines = sorted(set(map(wheels.sum_line, locked.used)), key=lambda line: line.split()[1])

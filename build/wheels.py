@@ -17,7 +17,7 @@ import tempfile
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, NamedTuple, Sequence, Set, Tuple
+from typing import Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCKS = ROOT / "requirements"
@@ -56,11 +56,11 @@ class Target(NamedTuple):
 
 
 class Wheels:
-    """The wheels of the locks, downloaded once each. Without `sums`, pip takes what it gets."""
+    """The wheels of the locks, downloaded once each. Without `sums` pip takes what it gets."""
 
-    def __init__(self, stage: Path, sums: str) -> None:
+    def __init__(self, stage: Path, sums: Optional[str]) -> None:
         self._stage = stage
-        self._sums = _by_release(sums)
+        self._verified, self._sums = sums is not None, _by_release(sums or "")
         self.used: Set[Path] = set()
 
     def files(self, lock: str, targets: Sequence[Target]) -> Dict[str, Files]:
@@ -81,7 +81,7 @@ class Wheels:
         key = hashlib.sha256(f"{wanted}{target}".encode()).hexdigest()[:16]
         folder = self._stage / "wheels" / f"{lock}-{target.abi}-{target.processor}-{key}"
         if not folder.is_dir():
-            fetch(wanted, target, folder, bool(self._sums))
+            fetch(wanted, target, folder, self._verified)
         return sorted(folder.glob("*.whl"))
 
     def _locked(self, lock: str) -> str:

@@ -7,8 +7,6 @@ master:**`. After a block of commands may come
   nothing but … stands for any lines); where it holds a question, such as `Go on? [y/N] y`, the
   answer is typed;
 - a block `ini`: what a person types into the file that the command has opened.
-
-`<!-- by hand: REASON -->` before a block says that no test can run it.
 """
 
 from __future__ import annotations
@@ -29,7 +27,6 @@ PLACES = {
     "在 worker-2 上": "worker-2",
 }
 _PLACE = re.compile(r"^\*\*(.+?)[:：]\*\*$")
-_BY_HAND = re.compile(r"^<!-- by hand: (.+) -->$")
 _QUESTION = re.compile(r"^(.*\? \[y/N\]) (\w+)$", re.MULTILINE)
 _ANYTHING = "…"
 
@@ -41,7 +38,6 @@ class Block:
     line: int
     place: str
     script: str
-    by_hand: str = ""  # why no test can run it
     printed: Optional[str] = None
     typed: Optional[str] = None
 
@@ -75,11 +71,9 @@ def read_text(text: str, page: str) -> List[Block]:
 
 
 def _block(line: int, body: str, said: List[str], where: str) -> Block:
-    comment = _BY_HAND.match(said[-1]) if said else None
-    before = said[:-1] if comment else said
-    place = _PLACE.match(before[-1]) if before else None
+    place = _PLACE.match(said[-1]) if said else None
     assert place and place[1] in PLACES, f"{where}: no line says where this is typed"
-    return Block(line, PLACES[place[1]], body, comment[1] if comment else "")
+    return Block(line, PLACES[place[1]], body)
 
 
 def _fences(text: str) -> Iterator[Tuple[int, str, str, List[str]]]:

@@ -329,6 +329,8 @@ class Lab:
         return self._machines[name]
 
     def __enter__(self) -> "Lab":
+        missing = what_is_missing()
+        assert not missing, missing  # whoever starts this meant it: nothing is skipped in silence
         try:
             debian = clean_debian()
             self._namespace("router")

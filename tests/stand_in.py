@@ -10,12 +10,9 @@ import os
 import shutil
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping
-
-import pytest
+from typing import Any, Dict, List, Mapping
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "build"))
@@ -109,19 +106,6 @@ def run(pyz: Path, env: Mapping[str, str], *words: str) -> "subprocess.Completed
 
 def folders(root: Path) -> List[str]:
     return sorted(path.name for path in root.iterdir() if path.is_dir())
-
-
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """A file system of that size; without the right to mount one, the test is skipped."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
-        pytest.skip("mounting a small file system needs root")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def digest(path: Path) -> str:

@@ -252,6 +252,15 @@ def test_errors_name_file_and_line(tmp_path: Path, text: str, said: str) -> None
     assert said.format(env=env) in str(caught.value)
 
 
+def test_a_huge_env_file_is_not_read(tmp_path: Path) -> None:
+    """`setup` and `doctor` look as root at files that others have written."""
+    huge = tmp_path / "x.env"
+    huge.touch(0o600)
+    os.truncate(huge, 1 << 40)
+    with pytest.raises(ConfigError, match="too large for a file of settings"):
+        load(env_file=huge)
+
+
 def test_missing_and_undecodable_env_files(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         load(env_file=tmp_path / "none.env")

@@ -25,8 +25,6 @@ worker-1   idle
 
 **在 worker-1 上：**
 
-<!-- by hand: a door -->
-
 ```sh
 sudo nano /etc/door
 ```
@@ -44,8 +42,8 @@ def blocks(text: str = PAGE) -> "list[guide.Block]":
 def test_a_block_has_its_place_its_output_and_what_is_typed() -> None:
     first, second = blocks()
     assert (first.line, first.place, first.script) == (5, "master", "pibot.pyz status\n")
-    assert (first.typed, first.by_hand) == (None, "")
-    assert (second.place, second.by_hand, second.typed) == ("worker-1", "a door", "OPEN=1\n")
+    assert (first.printed, first.typed) == ("fleet home: … workers\n…\nworker-1   idle\n", None)
+    assert (second.place, second.typed) == ("worker-1", "OPEN=1\n")
     assert second.printed is None
 
 
@@ -75,7 +73,7 @@ def test_a_question_has_its_answer_in_the_page() -> None:
     [
         ("**On the master:**", "On the master:", "page.md:5: no line says where"),
         ("**On the master:**", "**On the moon:**", "page.md:5: no line says where"),
-        ("```ini", "```text\n```\n```text", "page.md:27: a second printed"),
+        ("```ini", "```text\n```\n```text", "page.md:25: a second printed"),
         ("OPEN=1\n```", "OPEN=1", "has no end"),
     ],
 )

@@ -16,6 +16,7 @@ import pytest
 
 from fleet_processes import WAIT_S, FleetProcesses, Process, wait_for
 from pibot import config, identities
+from pibot.deploy import broker_files
 from pibot.errors import StoreError, UsageError
 from pibot.identities import Identities, Secret, env_text, write_broker_files
 
@@ -101,6 +102,17 @@ def test_an_unfit_name_is_refused(name: str) -> None:
         Identities().add("w", name)
     with pytest.raises(UsageError):
         Identities().add("c", name)
+
+
+def test_there_are_never_more_names_than_root_takes() -> None:
+    names = Identities()
+    kept = identities.identity(names.add("w", "w" * 32))
+    with pytest.raises(UsageError, match="5,000 names already"):
+        for number in range(identities.MAX_NAMES):
+            names.enrol(kept._replace(name=f"{'w' * 27}{number:05d}"))
+    assert len(names) == identities.MAX_NAMES
+    assert len(identities.passwd_text(names)) <= broker_files.MAX_BYTES
+    assert len(names.text()) <= identities.MAX_BYTES
 
 
 def test_a_line_that_would_add_a_user_is_refused() -> None:

@@ -22,16 +22,17 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional
 from pibot.errors import StoreError, UsageError
 from pibot.files import write_private
 from pibot.topics import RESERVED, Topics, check_name
+from pibot.values import assignment
 
 MASTER, WORKER, CLIENT = "m", "w", "c"
 KINDS = {MASTER: "the master", WORKER: "a worker", CLIENT: "a client"}
 MAX_BYTES = 8 * 1024 * 1024
+MAX_NAMES = 5_000  # with more, root would refuse the broker's file
 _VERSION = 1
 _ITERATIONS = 101  # as mosquitto_passwd has it; the passwords are random and 256 bits long
 _SALT_BYTES = 12
 _LINE = re.compile(r"\$7\$101\$([A-Za-z0-9+/]{16})\$([A-Za-z0-9+/]{86}==)")
 _KEY = re.compile(r"[!-~]{1,200}")
-_PLAIN = re.compile(r"[A-Za-z0-9_./:%@+-]+")  # needs no quotes in a .env
 
 
 class Secret(NamedTuple):
@@ -132,6 +133,8 @@ class Identities:
         old = self.get(new.name)
         if old is not None:
             raise UsageError(f"{new.name!r} is the name of {KINDS[old.kind]} already")
+        if len(self) >= MAX_NAMES:
+            raise UsageError(f"this fleet has {MAX_NAMES:,} names already: remove some first")
         self._by_name[new.name] = new
 
     def replace(self, new: Identity) -> None:
@@ -293,14 +296,5 @@ def env_text(secret: Secret, fleet: str, host: str, port: int, ca_file: Optional
     lines += [f"MQTT_USERNAME={secret.name}", f"MQTT_PASSWORD={secret.password}"]
     lines.append(f"PIBOT_KEY={secret.key}")
     if ca_file:
-        lines.append(f"MQTT_CA_FILE={_quoted(ca_file)}")
+        lines.append(assignment("MQTT_CA_FILE", ca_file))
     return "\n".join([*lines, ""])
-
-
-def _quoted(text: str) -> str:
-    if _PLAIN.fullmatch(text):
-        return text
-    if not text.isprintable():
-        raise UsageError(f"{text!r} has a control character: give the file another name")
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

@@ -234,6 +234,12 @@ def _silent(link: Link, error: Exception) -> str:
 
 def _refusal(link: Link, reason: str) -> str:
     if "authori" in reason.lower() or "user name" in reason.lower():
+        if link.username is None:
+            return (
+                f"the broker {link.where()} refused whoever has no user name, and none is set: "
+                "run commands as the user who ran `sudo … setup --role master`, without sudo, or "
+                "set MQTT_USERNAME and MQTT_PASSWORD"
+            )
         return (
             f"the broker {link.where()} refused the user name or password: check MQTT_USERNAME "
             "and MQTT_PASSWORD"

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import sys
+import time
 from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
 from typing import Callable, Iterator, List, Optional, Sequence
@@ -21,13 +23,14 @@ STAMP = 1_600_000_000  # every file's time: whoever writes into one later change
 COMMANDS = ("/pibot/cli/", "/pibot/deploy/", "/pibot/doctor/")  # no service imports much of these
 BUILD_DIGITS = 64
 PASSING = "~"  # in the name of a folder that is on its way in or out
+WAIT_S = 120.0  # for another start; a slow SD card needs half a minute
 
 
 class Place:
     """Where one build of a program keeps its folders: `root`/PROGRAM_BUILD and …_BUILD.PART."""
 
-    def __init__(self, archive: str, root: str, build: str) -> None:
-        self.archive, self.root = archive, root
+    def __init__(self, archive: str, root: str, build: str, wait_s: float = WAIT_S) -> None:
+        self.archive, self.root, self._wait_s = archive, root, wait_s
         self._family = os.path.basename(archive) + "_"
         self._mine = self._family + build
 
@@ -36,7 +39,7 @@ class Place:
 
     def holds(self, part: str = "") -> bool:
         """Whether the folder is there and whole; it then stays while this process lives."""
-        descriptor = _hold(self.folder(part))
+        descriptor = _hold(self.folder(part)) if _is_safe(self.root) else None
         if descriptor is None:
             return False
         if is_whole(self.folder(part)):
@@ -52,7 +55,9 @@ class Place:
         folder = self.folder(part)
         if not self.holds(part):
             os.makedirs(self.root, 0o700, exist_ok=True)
-            with _locked(self.root, fcntl.LOCK_EX):
+            if not _is_safe(self.root):
+                raise OSError("others can change what is there")
+            with _locked(self.root, self._wait_s):
                 if not self.holds(part):  # else another start was faster
                     self._remove_unused()  # first, for it may be the room that is needed
                     self._put(folder, fill)
@@ -64,7 +69,7 @@ class Place:
         """Remove other builds' folders and what a killed start left, unless they are in use."""
         try:
             if self._others():
-                with _locked(self.root, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                with _locked(self.root):
                     self._remove_unused()
         except OSError:
             pass  # not ours to change, or a start is at work there: it cleans up itself
@@ -100,7 +105,7 @@ class Place:
     def _remove_unused(self) -> None:
         for path in self._others():
             try:
-                with _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                with _locked(path):
                     _remove(path)
             except OSError:
                 continue
@@ -145,10 +150,21 @@ def _remove(folder: str) -> None:
 # --- locks ----------------------------------------------------------------------------------------
 
 
-def _lock(folder: str, kind: int) -> int:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _is_safe(root: str) -> bool:
+    """Whether nobody else can put something in the place of a folder there."""
     try:
-        fcntl.flock(descriptor, kind)
+        status = os.stat(root)
+    except OSError:
+        return False
+    is_shared = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
+    return status.st_uid in (0, os.getuid()) and not is_shared
+
+
+def _lock(folder: str, kind: int, more: int = 0) -> int:
+    """Lock a folder, or raise BlockingIOError at once."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | more)
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BaseException:
         os.close(descriptor)
         raise
@@ -156,8 +172,17 @@ def _lock(folder: str, kind: int) -> int:
 
 
 @contextmanager
-def _locked(folder: str, kind: int) -> Iterator[None]:
-    descriptor = _lock(folder, kind)
+def _locked(folder: str, wait_s: float = 0.0) -> Iterator[None]:
+    """Alone in a folder. Nobody waits for ever: whoever can read a folder can lock it."""
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            descriptor = _lock(folder, fcntl.LOCK_EX)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise OSError("somebody else has locked it") from None
+        time.sleep(0.02)
     try:
         yield
     finally:
@@ -165,9 +190,9 @@ def _locked(folder: str, kind: int) -> Iterator[None]:
 
 
 def _hold(folder: str) -> Optional[int]:
-    """A shared lock on a folder that is ours or root's; None if there is none to be had."""
+    """A shared lock on a folder, no link, that is ours or root's; None if it cannot be had."""
     try:
-        descriptor = _lock(folder, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        descriptor = _lock(folder, fcntl.LOCK_SH, os.O_NOFOLLOW)
     except OSError:
         return None
     status = os.fstat(descriptor)

@@ -18,9 +18,11 @@ from pibot.errors import ConfigError
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 NAME_RULE = "1 to 32 small letters, digits and hyphens, beginning with a letter or digit"
+MAX_CHARS = 262_144  # of a .env
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9.])?")
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=~-]*")  # needs no quotes in a .env
 _PLACEHOLDER = re.compile(
     r"your[-_ ].*|<.*>|\.{3,}|…|x{3,}|(\d+\.)+x+|sk-(x{3,}|\.{3}|your).*"
     r"|(change|replace)[-_ ]?(me|this|it).*|replace[-_ ]with[-_ ].*"
@@ -52,6 +54,8 @@ def parse_env(text: str, path: Path) -> Dict[str, Value]:
     """The assignments in the text of a .env file that stands at `path`."""
     from dotenv.parser import parse_stream
 
+    if len(text) > MAX_CHARS:
+        raise ConfigError(f"{path} is too large for a file of settings.")
     found = {}
     for binding in parse_stream(StringIO(text)):
         # A statement's text begins with the line ends of the blank lines before it.
@@ -65,12 +69,20 @@ def parse_env(text: str, path: Path) -> Dict[str, Value]:
     return found
 
 
+def assignment(key: str, value: str) -> str:
+    """A line of a .env, of which `parse_env` reads the same value."""
+    if _PLAIN.fullmatch(value):
+        return f"{key}={value}"
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
+
+
 def _text(path: Path, private: bool) -> str:
     try:
         with path.open(encoding="utf-8-sig") as file:
             if private and stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
                 raise ConfigError(f"{path} is open to other users; run: chmod 600 {path}")
-            return file.read()
+            return file.read(MAX_CHARS + 1)
     except OSError as error:
         raise ConfigError(f"Cannot read {path}: {error.strerror}.") from None
     except UnicodeDecodeError:

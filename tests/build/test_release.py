@@ -14,7 +14,8 @@ import pytest
 import fleet_processes
 from fleet_processes import FleetProcesses
 from model_server import serving
-from stand_in import ROOT, digest, small_disk
+from small_disk import small_disk
+from stand_in import ROOT, digest
 
 import make_pyz  # isort: skip  (stand_in puts build/ on the path)
 import parts  # isort: skip

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import ast
+import fcntl
 import os
 import random
 import resource
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Callable, Dict, List
 
 import pytest
 
 from pibot import unpacking
-from stand_in import StandIn, environment, folders, run, small_disk, start
+from small_disk import small_disk
+from stand_in import StandIn, environment, folders, run, start
 
 import make_pyz  # isort: skip  (stand_in puts build/ on the path)
 
@@ -75,11 +78,14 @@ def test_killed_at_any_moment_of_its_first_start(pyz: Path, tmp_path: Path) -> N
     chance = random.Random(20)
     env = environment(tmp_path, SHIV_ROOT=str(tmp_path / "root"))
     unfinished = 0
+    begun = time.monotonic()
+    assert run(pyz, env, "part").returncode == 0
+    whole = time.monotonic() - begun
     for moment in range(20):
         shutil.rmtree(tmp_path / "root", ignore_errors=True)
         process = start(pyz, env, "part")
         try:
-            process.wait(0.02 * moment + 0.02 * chance.random())
+            process.wait(whole * (moment + chance.random()) / 20)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -266,6 +272,42 @@ def test_what_another_user_prepared_is_not_run(pyz: Path, tmp_path: Path) -> Non
     os.chown(tmp_path / ".shiv" / name, 1234, 1234)
     assert run(pyz, environment(tmp_path)).stdout == f"{SAID}\n"
     assert (tmp_path / ".shiv" / name).stat().st_uid == 0 and len(roots(tmp_path / ".shiv")) == 1
+
+
+def test_what_others_can_swap_is_not_run(pyz: Path, tmp_path: Path) -> None:
+    """A link to a good folder would lead elsewhere a moment later."""
+    root, state = tmp_path / ".shiv", tmp_path / "state"
+    env = environment(tmp_path, PIBOT_STATE_DIR=str(state))
+    run(pyz, env)
+    (name,) = roots(root)
+    (root / name).rename(root / "real")
+    (root / name).symlink_to(root / "real")
+    assert run(pyz, env).stdout == f"{SAID}\n"
+    assert not (root / name).is_symlink() and not state.exists()
+    root.chmod(0o777)
+    assert run(pyz, env).stdout == f"{SAID}\n"
+    assert roots(state / "shiv") == [name]
+
+
+def test_a_place_of_another_user_is_left_alone(pyz: Path, tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("giving files away needs root")
+    env = environment(tmp_path, PIBOT_STATE_DIR=str(tmp_path / "state"))
+    run(pyz, env)
+    os.chown(tmp_path / ".shiv", 1234, 1234)
+    assert run(pyz, env).stdout == f"{SAID}\n"
+    assert len(roots(tmp_path / "state" / "shiv")) == 1
+
+
+def test_a_lock_that_is_never_released_is_not_waited_for(tmp_path: Path) -> None:
+    """Whoever can read the directory can lock it."""
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_SH)
+    place = unpacking.Place("pibot.pyz", str(tmp_path), "0" * 64, wait_s=0.1)
+    with pytest.raises(OSError, match="somebody else has locked it"):
+        place.provide("", lambda new: None)
+    os.close(folder)
+    assert Path(place.provide("", lambda new: None)).is_dir()
 
 
 def test_a_home_of_somebody_else_is_left_alone(pyz: Path, tmp_path: Path) -> None:

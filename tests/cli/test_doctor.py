@@ -133,7 +133,7 @@ def test_two_machines_with_one_name(tmp_path: Path) -> None:
         )
         found = checks(twins.run("doctor", check=1))
     assert found["alarm"]["state"] == "fail" and "worker-1" in found["alarm"]["message"]
-    assert "WORKER_ID" in found["alarm"]["fix"]
+    assert "workers add NEW-NAME" in found["alarm"]["fix"]
 
 
 # --- settings -----------------------------------------------------------------------------------

@@ -284,6 +284,18 @@ def test_files_of_others_beside_the_program_do_not_matter(image: Image) -> None:
     assert stat.S_IMODE((image.home / "other.env").stat().st_mode) == 0o644
 
 
+@pytest.mark.skipif(not IS_ROOT, reason="gives files to another user")
+def test_a_file_that_another_user_put_there_is_not_taken(image: Image) -> None:
+    """Somebody runs setup in /tmp; whoever else is on the machine must not choose the broker."""
+    planted = image.beside("worker-1.env", WORKER_1, 0o644)
+    os.chown(planted, OTHER, OTHER)
+    image.home.chmod(0o1777)
+    done = image.setup("--role", "worker", "--yes", status=2)
+    assert f"{planted} belongs to another user" in done.stderr and not image.files()
+    os.chown(image.pyz, OTHER, OTHER)  # whose program root runs, that user's files will do
+    image.setup("--role", "worker", "--yes")
+
+
 # --- an older deployment -------------------------------------------------------------------------
 
 

@@ -74,6 +74,19 @@ def test_add_makes_a_file_with_which_a_worker_joins(closed: ClosedFleet) -> None
     assert row["state"] == "idle" and row["enrolled"].startswith("20") and row["version"]
 
 
+def test_a_worker_that_was_renamed_by_hand_says_what_is_wrong(closed: ClosedFleet) -> None:
+    closed.add("worker-1")
+    worker = closed.start_enrolled("kitchen", closed.settings("worker-1"))
+    words = "MQTT_USERNAME is not WORKER_ID: worker-1 is let in, but this worker is called kitchen"
+    wait_for(lambda: words in worker.said(), 30, why=closed.logs)
+
+
+def test_a_fleet_of_services_is_started_as_such(closed: ClosedFleet) -> None:
+    closed.kill("master", signal.SIGTERM)
+    done = closed.run("status", json=False, check=3)
+    assert "sudo systemctl start pibot-master" in done.err
+
+
 def test_add_for_programs_prints_one_document_without_a_secret(closed: ClosedFleet) -> None:
     document = closed.add("worker-1")
     assert document == {
@@ -164,7 +177,7 @@ def test_a_full_disk_leaves_nothing(alone: FleetProcesses) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ((), "workers --help"),
+        ((), "required: list|add|remove|rotate|drain|resume: see `pibot.pyz workers --help`"),
         (("explode",), "invalid choice"),
         (("add",), "needs the NAME"),
         (("remove",), "needs the NAME"),
@@ -196,7 +209,7 @@ def test_a_key_is_not_sent_where_others_can_read_it(alone: FleetProcesses) -> No
     env = {"MQTT_HOST": "192.0.2.1", "MQTT_USERNAME": "laptop", "MQTT_PASSWORD": "x"}
     began = time.monotonic()
     done = alone.run("workers", "add", "worker-1", env=env, json=False, check=2)
-    assert "not encrypted" in done.err and "master's machine" in done.err
+    assert "not encrypted" in done.err and "docs/own-broker.md" in done.err
     assert time.monotonic() - began < 3.0 and left(alone) == []
 
 
@@ -419,6 +432,8 @@ def test_a_drained_worker_finishes_and_gets_nothing_new_over_restarts(tmp_path: 
         fleet.restart("master")
         fleet.restart("worker-1")
         fleet.wait_for(lambda: _state(fleet) == "draining", what="it is back")
+        head, _, row = fleet.run("status", json=False).out.splitlines()
+        assert head == "fleet home: 1 worker (1 draining)" and "  now" in row
         checked = fleet.run("selftest").document["checks"][0]
         assert (checked["ok"], checked["detail"]) == (None, "is draining: not tried")
         waiting = fleet.run("run", "--skill", "echo", "--args", '{"text": "hi"}', "--detach")

@@ -22,7 +22,6 @@ UNITS = {layout.service(role): UNIT.format(role=role) for role in layout.ROLES}
 UNITS["pibot-broker.path"] = "[Path]\n[Install]\nWantedBy=x.target\n"
 UNITS["pibot-broker.service"] = "[Service]\n"
 TEXTS = Texts(UNITS, "u pibot\n", "password_file /etc/mosquitto/pibot/passwd\n")
-MASTER_UNITS = ("pibot-master.service", "pibot-broker.path", "mosquitto.service")
 
 FRESH = Facts(
     root="",

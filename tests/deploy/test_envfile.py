@@ -7,7 +7,7 @@ from typing import Dict
 
 import pytest
 
-from pibot.deploy.envfile import Source, assignment, edited, merge
+from pibot.deploy.envfile import Source, edited, merge
 from pibot.values import parse_env
 
 EDITS = [
@@ -46,7 +46,7 @@ VALUES = [
 
 @pytest.mark.parametrize("value", VALUES)
 def test_a_value_is_read_as_it_was_written(value: str) -> None:
-    assert parse_env(f"{assignment('A', value)}\n", Path("/x"))["A"].text == value
+    assert parse_env(edited("", {"A": value}), Path("/x"))["A"].text == value
 
 
 def source(path: str, text: str, lenient: bool = False) -> Source:

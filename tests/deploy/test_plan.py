@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
 import pytest
@@ -26,7 +27,9 @@ from pibot.deploy.settle import settle
 from pibot.deploy.steps import File, Folder, Give, Link, Mend, Program, Remove
 from pibot.deploy.tree import FILE, Entry
 from pibot.errors import ConfigError, UsageError
+from pibot.identities import Identities, env_text
 
+FRESH_TO_PI = replace(FRESH, may_give=False)  # a dry run without sudo
 WORKER = replace(FRESH, beside=(worker_file(),), mosquitto=False, units={})
 RESTARTED = "systemctl restart pibot-master.service"
 
@@ -196,6 +199,16 @@ def test_a_service_that_does_not_run_is_started() -> None:
     facts = installed("master")
     down = replace(facts, units={**facts.units, "pibot-master.service": "failed"})
     assert commands(install(down, "master").steps) == [RESTARTED]
+
+
+def test_what_systemd_has_given_up_is_started_again() -> None:
+    facts = installed("master")
+    units = {"pibot-broker.path": "failed", "pibot-broker.service": "failed"}
+    down = replace(facts, units={**facts.units, **units})
+    assert commands(install(down, "master").steps) == [
+        "systemctl reset-failed pibot-broker.service",
+        "systemctl restart pibot-broker.path",
+    ]
 
 
 def test_after_an_interrupted_setup_everything_is_started_anew() -> None:
@@ -388,11 +401,27 @@ def test_files_for_other_workers_do_not_change_who_this_one_is() -> None:
     other = worker_file("worker-2")
     made = install(replace(facts, beside=(other,)), "worker")
     assert made.steps == [] and "worker-2.env is for another worker" in made.notes[0]
+    assert made.notes[0].endswith("add --env-file /home/pi/worker-2.env")
     rotated = given("/home/pi/worker-1.env", "WORKER_ID=worker-1\nMQTT_HOST=h\nPIBOT_KEY=new\n")
     made = install(replace(facts, beside=(rotated, other)), "worker")
     assert settings(made, "worker")["PIBOT_KEY"] == "new"
     made = install(replace(facts, named=other), "worker")
     assert settings(made, "worker")["WORKER_ID"] == "worker-2"
+
+
+def test_a_worker_beside_its_master_needs_no_network() -> None:
+    facts = installed("master")
+    known = Identities.parse(Path("i"), facts.entry(layout.IDENTITIES).text)
+    secret = known.add("w", "worker-0")
+    facts = with_file(facts, layout.IDENTITIES, known.text(), 0o600, PIBOT.uid)
+    text = env_text(secret, "home", "192.168.1.10", 1883, None)
+    made = install(replace(facts, beside=(given("/home/pi/worker-0.env", text),)), "worker")
+    assert settings(made, "worker")["MQTT_HOST"] == "127.0.0.1"
+    assert made.notes == ["The master is on this machine: the worker finds it at 127.0.0.1."]
+    again = install(afterwards(facts, made.steps), "worker")
+    assert again == Plan([], [])
+    other = install(replace(facts, beside=(worker_file("worker-0"),)), "worker")
+    assert settings(other, "worker")["MQTT_HOST"] == "192.168.1.10", "of another master"
 
 
 def test_on_the_masters_own_machine_the_error_says_the_two_commands() -> None:
@@ -432,7 +461,7 @@ def test_without_mosquitto_the_error_says_what_to_install() -> None:
 
 def test_a_broker_with_settings_of_the_users_own_is_not_touched() -> None:
     busy = replace(FRESH, obstacle="/etc/mosquitto/conf.d/ha.conf line 3 says 'listener'")
-    with pytest.raises(ConfigError, match="ha.conf line 3.*--no-broker"):
+    with pytest.raises(ConfigError, match="ha.conf line 3.*docs/own-broker.md"):
         install(busy, "master")
     made = install(busy, "master", broker=False)
     assert not [path for path in paths(made.steps) if "mosquitto" in path or "broker" in path]
@@ -499,6 +528,13 @@ def test_in_an_image_the_user_is_written_into_its_files() -> None:
     assert "/etc/shadow" not in paths(made.steps)
 
 
+def test_what_an_interrupted_removal_left_in_an_image_is_made_good() -> None:
+    text = "root:x:0:\npibot:x:9:\n"
+    half = Entry(FILE, 0o644, content=text.encode(), half=True)
+    facts = replace(IMAGE, entries={**IMAGE.entries, "/etc/group": half})
+    assert content(install(facts, "master"), "/etc/group") == text
+
+
 def test_an_empty_image_gets_no_user_file() -> None:
     made = install(IMAGE, "master")
     assert [p for p in paths(made.steps) if p in layout.USER_FILES] == []
@@ -507,6 +543,7 @@ def test_an_empty_image_gets_no_user_file() -> None:
 def test_who_is_not_root_gives_nothing_away_and_is_told() -> None:
     made = install(replace(IMAGE, may_give=False), "master")
     assert any("Only root" in note for note in made.notes)
+    assert not any("Only root" in note for note in install(FRESH_TO_PI, "master").notes)
     again = replace(afterwards(IMAGE, made.steps), may_give=False)
     mine = {path: entry._replace(uid=1234, gid=1234) for path, entry in again.entries.items()}
     assert install(replace(again, entries=mine), "master").steps == []

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Iterator
 
@@ -208,6 +210,46 @@ def test_giving_a_directory_away_gives_nothing_else(home: Path) -> None:
     machine().give(str(home), THEM)
     assert status(home / "theirs/file").st_uid == status(home / "link").st_uid == THEM[0]
     assert status(secret).st_uid == 0
+
+
+MOMENTS = """
+import os, sys
+from pathlib import Path
+from pibot.deploy.tree import Tree
+
+home, event = Path(sys.argv[1]), sys.argv[2]
+left = [event]
+
+def race(name, _arguments):
+    '''Its owner, right before root changes the thing.'''
+    if name in left:
+        left.clear()
+        if event == "os.chmod":
+            os.rmdir(home / "sub")
+            os.symlink(home.parent / "secret", home / "sub")
+        else:
+            os.unlink(home / "file")
+            os.link(home.parent / "secret", home / "file")
+
+(home / "file").touch()
+sys.addaudithook(race)
+try:
+    if event == "os.chmod":
+        Tree(Path("/"), owners=True).write(f"{home}/sub/x", b"", 0o600, (0, 0))
+    else:
+        Tree(Path("/"), owners=True).give(str(home), (54_321, 54_321))
+except OSError:
+    pass
+assert not left
+"""
+
+
+@as_root
+@pytest.mark.parametrize("event", ["os.chmod", "os.chown"])
+def test_what_is_swapped_at_the_last_moment_is_not_changed(home: Path, event: str) -> None:
+    subprocess.run([sys.executable, "-c", MOMENTS, home, event], check=True)
+    found = status(home.parent / "secret")
+    assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o600, 0)
 
 
 @as_root

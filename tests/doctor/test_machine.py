@@ -14,6 +14,7 @@ from pibot.doctor import machine as checks
 from pibot.doctor import sandbox
 from pibot.doctor.findings import Finding
 from recorded_machine import Machine
+from small_disk import small_disk
 
 NOON = 1_780_000_000.0  # a day in 2026
 ZONE = "/sys/class/thermal/thermal_zone0"
@@ -98,15 +99,9 @@ def test_space(mib: int, files: int, state: str, word: str) -> None:
     assert (found.fix is None) == (state == "ok")
 
 
-def test_a_full_disk(machine: Machine, tmp_path: Path) -> None:
-    small = machine.root / "var/lib/pibot"
-    small.mkdir(parents=True)
-    if os.system(f"mount -t tmpfs -o size=1m tmpfs {small} 2>/dev/null") != 0:
-        pytest.skip("a small file system cannot be mounted here")
-    try:
+def test_a_full_disk(machine: Machine) -> None:
+    with small_disk(machine.root / "var/lib/pibot", "1m") as small:
         found = machine.find(checks.disks, [small])
-    finally:
-        os.system(f"umount -l {small}")
     assert [f.state for f in found] == ["ok", "fail"]
     assert found[1].message == "/var/lib/pibot is full: 1 MiB are free"
 

@@ -42,7 +42,7 @@ def test_the_broker_lets_in_who_knows_the_password(tmp_path: Path) -> None:
         wrong = broker.enter(there.__class__("127.0.0.1", processes.port, "laptop", "wrong"))
         nobody = broker.enter(Link("127.0.0.1", processes.port))
     assert "refused the user name or password" in wrong
-    assert "refused" in nobody
+    assert "none is set" in nobody and "without sudo" in nobody
 
 
 @pytest.fixture
@@ -79,6 +79,16 @@ def test_what_mends_refused_credentials(tmp_path: Path, role: str, word: str) ->
     assert str(found[1].fix).startswith(word)
 
 
+def test_a_worker_with_the_user_name_of_another_one(tmp_path: Path) -> None:
+    with FleetProcesses(tmp_path, users={"worker-1": "right"}) as processes:
+        env = {"MQTT_HOST": "127.0.0.1", "MQTT_PORT": str(processes.port)}
+        env.update(MQTT_USERNAME="worker-1", MQTT_PASSWORD="right", WORKER_ID="kitchen")
+        found = list(broker.broker(HERE, subject("worker", **env)))
+    assert [(f.check, f.state) for f in found] == [("broker", "ok"), ("credentials", "warn")]
+    assert "worker-1 may not speak for kitchen" in found[1].message
+    assert "pibot.pyz workers add kitchen;" in str(found[1].fix)
+
+
 @pytest.mark.parametrize(
     "said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\xff" * 1000, b"\x20\x01\x00", b"\x90\x00"]
 )
@@ -92,6 +102,12 @@ def test_what_talks_otherwise_is_no_broker(said: bytes) -> None:
 def test_a_name_that_nobody_knows() -> None:
     (found,) = broker.broker(HERE, subject(MQTT_HOST="no-such-host.invalid"))
     assert found.state == "fail" and "no-such-host.invalid" in found.message
+
+
+def test_a_broker_that_has_moved() -> None:
+    port = str(free_port())
+    (found,) = broker.broker(HERE, subject("worker", MQTT_HOST="0.0.0.0", MQTT_PORT=port))
+    assert found.state == "fail" and "set MQTT_HOST: sudo nano /etc/pibot/worker" in str(found.fix)
 
 
 def test_a_broker_that_is_off(machine: Machine) -> None:
@@ -160,7 +176,7 @@ def test_two_machines_with_one_name() -> None:
     alarm = "the name worker-1 belongs to \x1b[2Jpi-a and pi-b"
     (found,) = judged(row("worker-1", alarm=alarm))["alarm"]
     assert found.state == "fail" and "\x1b" not in found.message
-    assert "WORKER_ID" in str(found.fix)
+    assert "workers add NEW-NAME" in str(found.fix) and "--env-file NEW-NAME.env" in str(found.fix)
 
 
 def test_two_masters() -> None:

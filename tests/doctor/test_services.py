@@ -65,6 +65,12 @@ def test_a_unit(
     assert found.fix is None if fix is None else str(found.fix).startswith(fix)
 
 
+def test_what_systemd_has_given_up_needs_more_than_a_restart() -> None:
+    state = {**RUNS, "ActiveState": "failed", "Result": "unit-start-limit-hit"}
+    found = services.judge("pibot-broker.path", state, "")
+    assert found.state == "fail" and "sudo systemctl reset-failed pibot-broker.s" in str(found.fix)
+
+
 def test_the_masters_units(machine: Machine) -> None:
     machine.role("master")
     machine.file("/etc/systemd/system/pibot-broker.path", "")

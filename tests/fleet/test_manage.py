@@ -367,6 +367,35 @@ def test_the_credentials_of_a_worker_may_look_and_ask_for_nothing(office: Office
     assert office.states() == {"worker-1": None, "worker-2": "idle"}
 
 
+def test_a_removed_worker_may_not_even_look_while_its_broker_still_lets_it_in(
+    office: Office,
+) -> None:
+    office.add("worker-1")
+    office.add("worker-2")
+    office.worker("worker-2")
+    office.manage("remove", "worker-1")
+    for _ in range(2):
+        for request in (msg.Manage("drain", "worker-2"), msg.Listing("workers")):
+            said = office.ask(request, "worker-1")
+            assert said["code"] == "refused" and "was removed" in said["message"]
+        office.start()
+
+
+def test_a_worker_whose_credentials_were_not_made_here_may_look_only(office: Office) -> None:
+    office.worker("worker-1")
+    assert "code" not in office.ask(msg.Listing("workers"), "worker-1")
+    assert office.ask(msg.Manage("drain", "worker-1"), "worker-1")["code"] == "refused"
+
+
+def test_a_client_stays_one_whatever_it_says_on_a_workers_topics(office: Office) -> None:
+    known = Identities.load(office.identities)
+    known.add("c", "laptop")
+    known.save(office.identities)
+    office.start()
+    office.worker("laptop")
+    assert office.manage("drain", "laptop")["state"] == "draining"
+
+
 def test_in_an_open_fleet_names_mean_nothing(open_office: Office) -> None:
     open_office.add("worker-1")
     open_office.worker("worker-1")

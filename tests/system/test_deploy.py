@@ -22,15 +22,12 @@ import pytest
 import guide
 import model_server
 from fleet_processes import program, wait_for
-from machines import Lab, Machine, what_is_missing
+from machines import Lab, Machine
 from typist import follow
 
-pytestmark = [
-    pytest.mark.system,
-    pytest.mark.skipif(bool(what_is_missing()), reason=what_is_missing()),
-]
+pytestmark = pytest.mark.system
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "deploy.md"
-BLOCKS = [block for block in guide.read(PAGE) if not block.by_hand]
+BLOCKS = guide.read(PAGE)
 REMOVAL = next(n for n, block in enumerate(BLOCKS) if "--uninstall" in block.script)
 ADDRESSES = {
     "master": "192.168.1.10",

@@ -26,7 +26,7 @@ COMMANDS = {
     "show": "all that is known of a goal",
     "cancel": "stop a goal or a task",
     "retry": "do what failed in a goal again",
-    "workers": "list the workers; add, remove, drain or resume one",
+    "workers": "list the workers; add, rotate, remove, drain or resume one",
     "skills": "what the workers can do",
     "selftest": "a task to every worker and back: ✓ or ✗ for each",
     "setup": "install PiBot as a service on this machine, or remove it",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pibot.deploy.plan import Plan
     from pibot.deploy.tree import Tree
 
-EXAMPLE = "pibot.pyz setup --role master"
+EXAMPLE = "sudo python3 pibot.pyz setup --role master"
 QUESTION = "Go on? [y/N] "
 _NEXT = {
     "master": """\
@@ -34,9 +34,9 @@ The master runs, and starts with this machine. Next:
                                     sudo python3 pibot.pyz setup --role worker""",
     "worker": """\
 The worker runs, and starts with this machine. Next:
-  sudo pibot.pyz doctor                     checks this machine
-  journalctl -u pibot-worker.service -f     shows what the worker says
-  pibot.pyz status                          on the master, shows it in the fleet""",
+  sudo pibot.pyz doctor                   checks this machine
+  sudo journalctl -u pibot-worker -f      shows what the worker says
+  pibot.pyz status                        on the master, shows it in the fleet""",
 }
 _BY_HAND = """\
 Everything is in place. Nothing was started, as systemd does not run here; by hand, as root:

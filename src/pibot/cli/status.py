@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 EXAMPLE = "pibot.pyz status --watch"
 WATCH_S = 2.0
 HEADER = ("WORKER", "STATE", "TASKS", "TEMP", "LOAD", "MEM", "DISK", "SEEN", "NOTES")
+THERE = ("idle", "busy", "draining")
+STATES = (*THERE, "offline", "incompatible")
 NEXT = """\
-A worker on another machine: `pibot.pyz workers add worker-1`.
-A worker here: `pibot.pyz --role worker --worker-id worker-1`."""
+A worker of a fleet that `setup` has made: `pibot.pyz workers add worker-1`.
+Of one without passwords, here: `pibot.pyz --role worker --worker-id worker-1`."""
 _CLEAR = "\x1b[H\x1b[J"
 
 
@@ -58,11 +60,11 @@ def watch(fleet: Fleet) -> None:
 
 def picture(document: Dict[str, Any]) -> str:
     """The fleet as people read it."""
-    parts = [f"{document[key]} {key}" for key in ("idle", "busy", "offline") if document[key]]
-    count = document["total"]
+    rows, count = document["workers"], document["total"]
+    states = [row["state"] for row in rows]
+    parts = [f"{states.count(state)} {state}" for state in STATES if state in states]
     head = f"fleet {document['fleet']}: {count} worker{'' if count == 1 else 's'}"
     head += f" ({', '.join(parts)})" if parts else ""
-    rows = document["workers"]
     if not rows:
         return f"{line(head)}\n{NEXT}"
     alarms = [f"! {line(row['alarm'], 300)}" for row in [document, *rows] if row.get("alarm")]
@@ -79,7 +81,7 @@ def _row(row: Dict[str, Any]) -> List[str]:
         _number(row["load1"], "", 2),
         _number(row["mem_used_pct"], "%", 0),
         _number(row["disk_used_pct"], "%", 0),
-        "now" if row["state"] in ("idle", "busy") else duration(row["last_seen_s"]),
+        "now" if row["state"] in THERE else duration(row["last_seen_s"]),
         _notes(row),
     ]
     return [line(str(cell)) for cell in cells]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 from pibot.cli import newcomer, present
 from pibot.cli.parser import Interrupted, program, settings, with_json
 from pibot.cli.present import duration, line
+from pibot.cli.status import THERE
 from pibot.config import Settings
 from pibot.errors import EXIT_OK, Unreachable, UsageError
 from pibot.identities import WORKER, Secret, check, identity, new_secret
@@ -24,12 +25,14 @@ OPEN = (
     "this fleet has no credentials, and its broker serves this machine only: to have workers on "
     "other machines run `sudo python3 pibot.pyz setup --role master` first, and add them there"
 )
+HERE = "If the worker is this machine, `sudo pibot.pyz setup --role worker` here is enough."
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         choices=ACTIONS,
+        metavar="|".join(ACTIONS),
         help="add: make credentials and write NAME.env here; rotate: make new ones; remove: end "
         "them, others take its tasks; drain: no new tasks; resume: tasks again",
     )
@@ -87,7 +90,6 @@ def _row(row: Mapping[str, Any]) -> List[str]:
     state = row["state"] or "not seen yet"
     if row["draining"] and state != "draining":
         state += ", draining"
-    there = row["state"] in ("idle", "busy", "draining")
     cells = [
         row["worker_id"],
         state,
@@ -95,7 +97,7 @@ def _row(row: Mapping[str, Any]) -> List[str]:
         row["version"] or "-",
         ",".join(row["tags"]) or "-",
         " ".join(filter(None, (row["host"], row["address"]))) or "-",
-        "now" if there else duration(row["last_seen_s"]),
+        "now" if row["state"] in THERE else duration(row["last_seen_s"]),
     ]
     return [line(str(cell)) for cell in cells]
 
@@ -108,7 +110,8 @@ def _give(found: Settings, action: str, name: str, host: Optional[str]) -> Said:
     if not (found.is_loopback_broker or found.tls):
         raise UsageError(
             f"the connection to {found.mqtt_host} is not encrypted, so others could read the new "
-            "key: run this on the master's machine, or use TLS (MQTT_CA_FILE)"
+            "key: run this on the master's machine if it has the broker, use TLS (MQTT_CA_FILE), "
+            "or make the worker's user and file by hand (docs/own-broker.md)"
         )
     from pibot.roles.client import Fleet  # now: it takes a while, and then files are there
 
@@ -127,7 +130,7 @@ def _give(found: Settings, action: str, name: str, host: Optional[str]) -> Said:
         }
     if not reply["credentials"]:
         present.note(f"note: {OPEN}")
-    return document, _next_steps(action, name, files)
+    return document, _next_steps(action, name, files, found.is_loopback_broker)
 
 
 def _ask(fleet: Fleet, action: str, secret: Secret) -> Dict[str, Any]:
@@ -149,7 +152,7 @@ def _in_doubt(name: str) -> str:
     )
 
 
-def _next_steps(action: str, name: str, files: newcomer.Files) -> str:
+def _next_steps(action: str, name: str, files: newcomer.Files, here: bool) -> str:
     pyz = str(program()) if program().suffix == ".pyz" else "pibot.pyz"
     names = [pyz, str(files.env), *([str(files.ca)] if files.ca else [])]
     done = "added" if action == "add" else "given new credentials; the old ones have ended"
@@ -162,6 +165,7 @@ def _next_steps(action: str, name: str, files: newcomer.Files) -> str:
             f"  scp {' '.join(shlex.quote(n) for n in names)} USER@ADDRESS:",
             "and there:",
             "  sudo python3 pibot.pyz setup --role worker",
+            *([HERE] if here else []),
         ]
     )
 

@@ -61,11 +61,13 @@ def _written(facts: Facts, said: str) -> Iterable[Step]:
     number = user.gid if user else facts.groups.get(layout.USER, free)
     for path, line in LINES.items():
         there = facts.entry(path)
-        if there.kind != FILE or f"\n{layout.USER}:".encode() in b"\n" + there.content:
+        is_in = f"\n{layout.USER}:".encode() in b"\n" + there.content
+        if there.kind != FILE or (is_in and not there.half):
             continue
-        new = line.format(user=layout.USER, id=number, home=layout.STATE).encode()
+        new = line.format(user=layout.USER, id=number, home=layout.STATE).encode() + b"\n"
         gap = b"" if not there.content or there.content.endswith(b"\n") else b"\n"
-        content, owner = there.content + gap + new + b"\n", (there.uid, there.gid)
+        content = there.content if is_in else there.content + gap + new
+        owner = (there.uid, there.gid)
         yield File(f"{said} (in {path})", path, content, there.mode, owner)
 
 

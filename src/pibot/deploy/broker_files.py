@@ -11,11 +11,11 @@ import os
 import re
 import stat
 import subprocess
-import tempfile
 from pathlib import Path
 from typing import List
 
 from pibot.deploy import layout
+from pibot.deploy.tree import FILE, Entry, Tree
 from pibot.errors import PibotError, Refused, StoreError
 from pibot.values import NAME
 
@@ -65,6 +65,7 @@ def place(source: Path, target: Path) -> bool:
             os.close(folder)
         check_passwd(passwd)
         check_acl(acl)
+        os.stat(target)  # setup makes it, with its mode
         changed = [_put(target / "passwd", passwd), _put(target / "acl", acl)]
     except OSError as error:
         raise StoreError(
@@ -128,41 +129,12 @@ def _put(path: Path, text: str) -> bool:
     """Write a file for Mosquitto to read, whole or not at all; False if it is there already."""
     import grp
 
-    data = text.encode("ascii")
     try:
         group = grp.getgrnam(layout.BROKER).gr_gid
     except KeyError:
         raise PibotError(f"There is no group {layout.BROKER}: install Mosquitto.") from None
-    if _stands(path, data, group):
+    tree, wanted = Tree(Path("/"), owners=True), Entry(FILE, 0o640, 0, group, text.encode("ascii"))
+    if tree.entry(str(path)) == wanted:
         return False
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            os.fchown(descriptor, 0, group)
-            os.fchmod(descriptor, 0o640)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-    _sync(path.parent)
+    tree.write(str(path), wanted.content, wanted.mode, (wanted.uid, wanted.gid))
     return True
-
-
-def _stands(path: Path, data: bytes, group: int) -> bool:
-    try:
-        status = path.stat()
-        mine = (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, group, 0o640)
-        return mine and path.read_bytes() == data
-    except FileNotFoundError:
-        return False
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

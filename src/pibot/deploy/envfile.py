@@ -10,7 +10,7 @@ from io import StringIO
 from typing import Dict, List, Mapping, NamedTuple, Sequence
 
 from pibot.config import KEYS
-from pibot.values import Value
+from pibot.values import Value, assignment
 
 CONNECTION = ("MQTT_HOST", "MQTT_PORT", "MQTT_USERNAME", "MQTT_PASSWORD", "MQTT_CA_FILE")
 # Who a machine is and how it is let in. They belong together, so they come from one file.
@@ -18,7 +18,6 @@ IDENTITY = ("WORKER_ID", "PIBOT_FLEET", "PIBOT_KEY", *CONNECTION)
 # A service keeps its records and its log where its unit allows it.
 PLACES = ("PIBOT_STATE_DIR", "PIBOT_LOG_DIR")
 _MACHINE = re.compile(r"WORKER_[0-9]{1,4}_IP")
-_PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=~-]*")  # needs no quotes
 _NAMES = frozenset(key.name for key in KEYS)
 
 
@@ -100,11 +99,3 @@ def edited(text: str, values: Mapping[str, str]) -> str:
     if missing and kept and not kept.endswith("\n"):
         kept += "\n"
     return kept + "".join(f"{assignment(key, missing[key])}\n" for key in missing)
-
-
-def assignment(key: str, value: str) -> str:
-    """A line of a .env; python-dotenv reads the same value from it."""
-    if _PLAIN.fullmatch(value):
-        return f"{key}={value}"
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-    return f"{key}='{escaped}'"

@@ -11,7 +11,7 @@ import time
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Collection, Dict, Iterable, Iterator, List, Optional
+from typing import Collection, Dict, Iterable, Iterator, List, Optional, Set
 
 from pibot.deploy import layout, mosquitto
 from pibot.deploy.broker_files import SYSTEMD, mosquitto_conf
@@ -60,7 +60,7 @@ def look(tree: Tree, role: Optional[str], program: Path, env_file: Optional[Path
         notes=people.notes,
         clients=people.clients,
         caches=tuple(people.caches),
-        beside=tuple(_brought(program, role, old)) if role else (),
+        beside=tuple(_brought(program, role, old, people.me)) if role else (),
         named=_given(env_file) if env_file else None,
         old=old,
     )
@@ -179,23 +179,32 @@ def _broker_texts(tree: Tree) -> Dict[str, str]:
 # --- settings that were brought along -------------------------------------------------------------
 
 
-def _brought(program: Path, role: str, old: Optional[Old]) -> Iterator[Given]:
+def _brought(
+    program: Path, role: str, old: Optional[Old], person: Optional[Account]
+) -> Iterator[Given]:
     """What lies beside the program; for the installed one, a worker's file where the person is."""
     used_before = [path for path, _ in old.files] if old else []
+    trusted = {0, os.geteuid(), program.stat().st_uid, *([person.uid] if person else [])}
     if program.resolve() != Path(layout.PROGRAM):
-        yield from _in(program.resolve().parent, used_before)
+        yield from _in(program.resolve().parent, used_before, trusted)
     elif role == "worker":
-        found = _in(Path.cwd(), used_before)
+        found = _in(Path.cwd(), used_before, trusted)
         yield from (given for given in found if Path(given.source.path).name != ".env")
 
 
-def _in(folder: Path, used_before: Collection[str]) -> Iterator[Given]:
+def _in(folder: Path, used_before: Collection[str], trusted: Set[int]) -> Iterator[Given]:
     """The files of settings in a directory; whatever else is called so is left alone.
 
     What an older service used is not something that was brought along, unless it was filled anew.
     """
+    is_shared = folder.stat().st_mode & stat.S_IWOTH
     for path in sorted(path for path in folder.glob("*.env") if path.is_file()):
         is_old = str(path) in used_before
+        if is_shared and path.lstat().st_uid not in trusted:
+            raise ConfigError(
+                f"{path} belongs to another user, and everybody may put files there: copy "
+                "pibot.pyz, and that file if it is right, to a directory of your own"
+            )
         try:
             given = _given(path)
         except ConfigError:

@@ -89,8 +89,8 @@ def _check_broker(facts: Facts) -> None:
     if facts.obstacle:
         raise ConfigError(
             f"Mosquitto has settings of your own here ({facts.obstacle}), which setup does not "
-            f"touch: move them away, {_NO_BROKER}; docs/deploy.md tells how to add PiBot's users "
-            "to a broker of your own"
+            "touch: move them away, or use --no-broker and add PiBot's users to them, as "
+            "docs/own-broker.md tells"
         )
 
 
@@ -104,7 +104,7 @@ def _notes(facts: Facts, settled: Settled) -> List[str]:
         )
     if settled.broker and not facts.mosquitto:
         found.append("Mosquitto is not in the image: install it there, and run this once more.")
-    if not facts.may_give:
+    if not facts.may_give and not facts.is_machine:
         found.append("Only root can give files to others: all of them stay yours.")
     if facts.is_machine and not facts.systemd:
         found.append("systemd does not run here: nothing is started.")

@@ -54,8 +54,10 @@ class Services:
             steps.append(systemctl(f"restart {name}", "restart", name))
         elif self._is_new(*files):
             steps.append(systemctl(f"let {name} read its users", "reload", name))
-        path = layout.UNITS["broker"][0]
+        path, placing = layout.UNITS["broker"]
         if self._is_new(layout.unit_file(path)) or not self._active(path):
+            if self.facts.units.get(placing) == "failed":  # too often: it would not start again
+                steps.append(systemctl(f"forget the failure of {placing}", "reset-failed", placing))
             steps.append(systemctl(f"start {path}", "restart", path))
         return steps
 

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional
 
 from pibot import config
+from pibot.config import is_loopback
 from pibot.deploy import layout
 from pibot.deploy.envfile import CONNECTION, IDENTITY, Merged, Source, is_for_a_worker, merge
 from pibot.deploy.facts import Facts, Given, Wishes
+from pibot.deploy.tree import NONE
 from pibot.errors import ConfigError, UsageError
+from pibot.identities import Identities, fits
 from pibot.values import Value, Values, parse_env
 
+LOOPBACK = "127.0.0.1"
 HIDDEN = ("/home", "/root", "/run/user")  # ProtectHome: no service of ours sees them
 _FILES = ("PIBOT_SKILLS_DIR", "PIBOT_SOUL")
 
@@ -60,7 +64,7 @@ def _master(facts: Facts, wishes: Wishes) -> Settled:
     merged = merge(sources, there.path)
     fleet = _fleet(wishes, merged)
     host = merged.values.get("MQTT_HOST")
-    elsewhere = host is not None and not config.is_loopback(host.text.strip("[] "))
+    elsewhere = host is not None and not is_loopback(host.text.strip("[] "))
     broker = wishes.broker and not elsewhere
     for key in (*(CONNECTION if broker else ()), "PIBOT_KEY"):  # made here, never brought along
         merged.values.pop(key, None)
@@ -69,7 +73,7 @@ def _master(facts: Facts, wishes: Wishes) -> Settled:
     notes, values, ca = _checked(facts, "master", merged)
     values["PIBOT_FLEET"] = fleet
     if broker:
-        values = {**values, "MQTT_HOST": "127.0.0.1", "MQTT_USERNAME": "master"}
+        values = {**values, "MQTT_HOST": LOOPBACK, "MQTT_USERNAME": "master"}
     else:
         notes.append(_about_the_broker(values.get("MQTT_HOST")))
     return Settled(values, used, notes, fleet, broker, "MQTT_HOST" in values, ca)
@@ -102,6 +106,10 @@ def _worker(facts: Facts, wishes: Wishes) -> Settled:
     notes, values, ca = _checked(facts, "worker", merged)
     if "MQTT_HOST" not in values and not _master_is_here_and_open(facts):
         raise ConfigError(_no_file(facts, values.get("WORKER_ID") or "worker-1"))
+    if _is_of_the_master_here(facts, values):
+        values["MQTT_HOST"] = LOOPBACK
+        if there.text("MQTT_HOST") != LOOPBACK:
+            notes.append(f"The master is on this machine: the worker finds it at {LOOPBACK}.")
     was = facts.old.found.worker_id if facts.old else None
     if was and values.get("WORKER_ID") != was:
         notes.append(f"The older service was called {was}; this worker has another name.")
@@ -119,7 +127,11 @@ def _brought(facts: Facts, mine: str, notes: List[str]) -> Optional[Given]:
     if mine:  # files for other machines may lie about as well
         others = [g for g in special if g.source.text("WORKER_ID") != mine]
         special = [g for g in special if g not in others]
-        notes += [f"{g.source.path} is for another worker than {mine}: not used." for g in others]
+        notes += [
+            f"{path} is for another worker than {mine}: not used; to make this machine that one, "
+            f"add --env-file {path}"
+            for path in (g.source.path for g in others)
+        ]
     if len(special) > 1:
         names = ", ".join(Path(given.source.path).name for given in special)
         raise UsageError(
@@ -133,6 +145,19 @@ def _master_is_here_and_open(facts: Facts) -> bool:
     """Whether the master of this machine serves a broker that asks nobody for a password."""
     master = installed(facts, "master")
     return bool(master.values) and not master.text("MQTT_HOST")
+
+
+def _is_of_the_master_here(facts: Facts, values: Dict[str, str]) -> bool:
+    """Whether this machine's master made the worker's password, and has its broker here.
+
+    Such a worker needs no network, whatever address the others use and how often it changes.
+    """
+    host, there = installed(facts, "master").text("MQTT_HOST"), facts.entry(layout.IDENTITIES)
+    if not is_loopback(host) or "MQTT_CA_FILE" in values or there.kind == NONE:
+        return False
+    known = Identities.parse(Path(layout.IDENTITIES), there.text)
+    found = known.get(values.get("MQTT_USERNAME", ""))
+    return found is not None and fits(found.password_line, values.get("MQTT_PASSWORD", ""))
 
 
 def _no_file(facts: Facts, name: str) -> str:

@@ -189,7 +189,11 @@ class Tree:
         """Make a directory of the system that is missing, as in an empty image."""
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o755, dir_fd=folder)
-            os.chmod(name, 0o755, dir_fd=folder)  # whatever the umask says
+            made = os.open(name, _OPEN_FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+            try:
+                os.fchmod(made, 0o755)  # whatever the umask says
+            finally:
+                os.close(made)
 
     def _enter(self, folder: int, name: str, path: str) -> int:
         try:
@@ -281,6 +285,16 @@ def _give_all(folder: int, owner: Ids) -> None:
                 _give_all(inside, owner)
             finally:
                 os.close(inside)
-        elif status.st_nlink == 1:  # a second name of a file may be anybody's file
-            os.chown(name, *owner, dir_fd=folder, follow_symlinks=False)
+        else:
+            _give_one(folder, name, owner)
     os.fchown(folder, *owner)
+
+
+def _give_one(folder: int, name: str, owner: Ids) -> None:
+    """A second name of a file may be anybody's file; so may the name itself a moment later."""
+    one = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        if os.fstat(one).st_nlink == 1:
+            os.chown(f"/proc/self/fd/{one}", *owner)
+    finally:
+        os.close(one)

@@ -8,11 +8,11 @@ from typing import Iterator, List, Tuple
 
 from pibot import broker as place
 from pibot.config import Settings, is_loopback
-from pibot.doctor.findings import Finding, ok
+from pibot.doctor.findings import Finding, ok, warn
 from pibot.doctor.settings import Subject
 from pibot.doctor.surroundings import Surroundings, within
 from pibot.mailbox import Mailbox
-from pibot.roles.common import link
+from pibot.roles.common import link, other_user
 from pibot.transport import Link, PahoTransport
 
 REACH_S = 3.0
@@ -28,12 +28,14 @@ def broker(here: Surroundings, subject: Subject) -> Iterator[Finding]:
     host, port = place.locate(found)
     why, fix = _reach(host, port)
     if why:
-        yield subject.bad("broker", why, fix or _start(here, host, port))
+        yield subject.bad("broker", why, fix or _start(here, subject, host, port))
         return
     yield ok("broker", f"{host}:{port} takes connections")
     why = enter(link(found, host, port))
     if why:
         yield subject.bad("credentials", why, _mend(here, found, subject, why))
+    elif other_user(found):
+        yield warn("credentials", other_user(found), _bring(here, "add", found.worker_id))
     else:
         name = found.mqtt_username
         who = f"{name} is let in" if name else "everybody is let in, without a password"
@@ -66,10 +68,11 @@ def _reach(host: str, port: int) -> Tuple[str, str]:
     return why, ""
 
 
-def _start(here: Surroundings, host: str, port: int) -> str:
+def _start(here: Surroundings, subject: Subject, host: str, port: int) -> str:
     """What makes a broker answer there."""
     if not is_loopback(host):
-        return f"on {host}: sudo systemctl restart mosquitto; sudo ufw allow {port}/tcp"
+        restart = f"on {host}: sudo systemctl restart mosquitto; sudo ufw allow {port}/tcp"
+        return f"{restart}; or, if it has another address now, set MQTT_HOST: {subject.edit()}"
     if here.roles and here.at(MOSQUITTO).exists():
         return "sudo systemctl restart mosquitto"
     if "master" in here.roles:
@@ -103,12 +106,18 @@ def enter(there: Link, limit_s: float = ENTER_S) -> str:
 
 
 def _mend(here: Surroundings, found: Settings, subject: Subject, why: str) -> str:
-    if "refused the user name" not in why:
+    if "user name" not in why:
         return "check MQTT_HOST, MQTT_PORT and MQTT_CA_FILE: " + subject.edit()
     if subject.role == "master":
         return here.setup("master")
     if subject.role == "worker":
-        name = found.worker_id
-        rotate = f"on the master: pibot.pyz workers rotate {name} (add, if it was removed)"
-        return f"{rotate}; bring the file here, then: {here.setup('worker')} --env-file {name}.env"
+        return _bring(here, "rotate", found.worker_id)
     return "check MQTT_USERNAME and MQTT_PASSWORD: " + subject.edit()
+
+
+def _bring(here: Surroundings, action: str, name: str) -> str:
+    more = " (add, if it was removed)" if action == "rotate" else ""
+    return (
+        f"on the master: pibot.pyz workers {action} {name}{more}; bring the file here, then: "
+        f"{here.setup('worker')} --env-file {name}.env"
+    )

@@ -64,8 +64,8 @@ def judge(document: Mapping[str, Any]) -> Iterator[Finding]:
 def _alarms(document: Mapping[str, Any]) -> Iterator[Finding]:
     """Two masters in one fleet, or two machines with one name."""
     stop = "on one of them: sudo systemctl disable --now pibot-master"
-    rename = "on one of them, another WORKER_ID: sudo nano /etc/pibot/worker.env"
-    rename += " && sudo systemctl restart pibot-worker"
+    rename = "on the master: pibot.pyz workers add NEW-NAME; bring the file to one of them, and "
+    rename += "there: sudo pibot.pyz setup --role worker --env-file NEW-NAME.env"
     for alarm, fix in [
         (document.get("alarm"), stop),
         *((row.get("alarm"), rename) for row in document["workers"]),

@@ -79,7 +79,11 @@ def judge(unit: str, state: Dict[str, str], setup: str) -> Finding:
     """A unit by what `systemctl show` tells of it; the broker's service runs only when woken."""
     name = unit[: -len(".service")] if unit.endswith(".service") else unit
     active, result = state.get("ActiveState", ""), short(state.get("Result", ""), 40)
-    look = f"sudo systemctl restart {name}; sudo journalctl -u {name} -n 20 --no-pager"
+    restart = f"sudo systemctl restart {name}"
+    if unit in BROKER_UNITS:  # after too many starts in vain a restart alone changes nothing
+        path, placing = BROKER_UNITS
+        restart = f"sudo systemctl reset-failed {placing} && sudo systemctl restart {path}"
+    look = f"{restart}; sudo journalctl -u {name} -n 20 --no-pager"
     woken = unit == BROKER_UNITS[1]
     if state.get("LoadState") == "masked":
         return fail("units", f"{name} is masked", f"sudo systemctl unmask --now {name}")

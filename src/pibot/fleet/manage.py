@@ -12,6 +12,7 @@ from pibot.errors import Refused, UsageError
 from pibot.fleet import status
 from pibot.fleet.events import StandingWanted
 from pibot.fleet.gateway import Gateway
+from pibot.fleet.pool import was_removed
 from pibot.fleet.records import DRAINING, FORGOTTEN, GONE, REMOVED
 from pibot.fleet.roster import Roster
 from pibot.fleet.scheduler import Scheduler
@@ -53,9 +54,17 @@ class Manager:
         return {"fleet": fleet, "credentials": self._roster.guarded, "workers": rows}
 
     def may(self, client: str, request: msg.Message) -> None:
-        """Refuse what the credentials of a worker are not for: they may look at the fleet."""
+        """Refuse what the credentials of a worker are not for: they may look at the fleet.
+
+        Those of a removed one are for nothing, even where the broker still takes them.
+        """
+        if not self._roster.guarded or self._roster.knows_client(client):
+            return
+        if self._standing(client) == REMOVED:
+            raise Refused(was_removed(client))
+        is_worker = self._roster.of_worker(client) or client in self._scheduler.pool.workers
         looks = isinstance(request, msg.Listing) and request.what != "tasks"
-        if self._roster.guarded and self._roster.of_worker(client) and not looks:
+        if is_worker and not looks:
             raise Refused(
                 f"the credentials of {client} are a worker's: they may look (`status`, `health`, "
                 "`skills`) and ask for nothing; use those of a client"

@@ -135,7 +135,8 @@ class Pool:
         if hello.inc <= old.inc:
             worker.alarm = f"two machines use the name {name}: {both}"
             return "superseded", (
-                f"the name {name} belongs to {_machine(old)}: give this machine its own WORKER_ID"
+                f"the name {name} belongs to {_machine(old)}: give this machine another one, with "
+                "`workers add` on the master, or, without passwords, with WORKER_ID"
             )
         if len(worker.changes) >= MAX_CHANGES and not _same_machine(old, hello):
             worker.alarm = f"{name} is quarantined: it keeps changing between {both}"

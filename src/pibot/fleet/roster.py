@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Dict, Iterable, NamedTuple, Optional
 
 from pibot import identities
-from pibot.identities import MASTER, WORKER, Identities, Identity, write_broker_files
+from pibot.identities import CLIENT, MASTER, WORKER, Identities, Identity, write_broker_files
 from pibot.topics import RESERVED
 
 
@@ -64,6 +64,10 @@ class Roster:
     def of_worker(self, name: str) -> Optional[Identity]:
         found = self._identities.get(name)
         return found if found and found.kind == WORKER else None
+
+    def knows_client(self, name: str) -> bool:
+        found = self._identities.get(name)
+        return found is not None and found.kind == CLIENT
 
     def enrolled(self) -> Dict[str, str]:
         """The workers with credentials, and since when."""

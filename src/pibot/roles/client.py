@@ -34,6 +34,8 @@ RESEND_S = 1.0
 RESEND_MAX_S = 5.0
 FOLLOW_S = 2.0
 GRACE_S = 15.0  # beyond a goal's deadline, for the master to say so
+_START_SERVICE = "start it with `sudo systemctl start pibot-master` on its machine"
+_START_BY_HAND = "start one with `pibot.pyz --role master`"
 Document = Dict[str, Any]
 OnEvent = Callable[[str, Document], None]
 
@@ -122,7 +124,7 @@ class Fleet:
             raise Unreachable(
                 self._trouble
                 or f"no master of the fleet {self._settings.fleet!r} answers at {there.where()}: "
-                "start one with `pibot.pyz --role master`"
+                + (_START_SERVICE if self._settings.mqtt_username else _START_BY_HAND)
             )
 
     def close(self) -> None:

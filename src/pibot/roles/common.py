@@ -54,6 +54,17 @@ def link(settings: Settings, host: str, port: int) -> Link:
     return Link(host, port, settings.mqtt_username, settings.mqtt_password, ca_file)
 
 
+def other_user(settings: Settings) -> str:
+    """Why a worker that is let in may still not be heard; "" if it has its own user name."""
+    user, name = settings.mqtt_username, settings.worker_id
+    if settings.role != "worker" or user in (None, name):
+        return ""
+    return (
+        f"{user} is let in, but this worker is called {name}: with the rights that setup makes, "
+        f"{user} may not speak for {name}"
+    )
+
+
 def serve_health(
     settings: Settings, answer: Callable[[], Tuple[int, Dict[str, Any]]]
 ) -> HealthServer:

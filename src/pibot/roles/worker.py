@@ -28,7 +28,7 @@ from pibot.config import Settings, require_credentials
 from pibot.errors import BadMessage, StoreError
 from pibot.mailbox import Mailbox
 from pibot.notify import Notify
-from pibot.roles.common import BrokerNews, Stop, link, new_nonce, serve_health
+from pibot.roles.common import BrokerNews, Stop, link, new_nonce, other_user, serve_health
 from pibot.session import Guest
 from pibot.signing import Unsigned
 from pibot.skills.core import machine_facts
@@ -141,6 +141,8 @@ class Worker:
         log.info(
             "worker %s of fleet %s: broker %s", self._name, self._settings.fleet, there.where()
         )
+        if other_user(self._settings):
+            log.warning("MQTT_USERNAME is not WORKER_ID: %s", other_user(self._settings))
         self._transport.start(
             lambda topic, payload: self._mailbox.offer((topic, payload)),
             lambda up, why: self._mailbox.put((up, why)),
