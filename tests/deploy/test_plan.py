@@ -27,7 +27,7 @@ from pibot.deploy.settle import settle
 from pibot.deploy.steps import File, Folder, Give, Link, Mend, Program, Remove
 from pibot.deploy.tree import FILE, Entry
 from pibot.errors import ConfigError, UsageError
-from pibot.identities import Identities, env_text
+from pibot.identities import Identities, acl_text, env_text
 
 FRESH_TO_PI = replace(FRESH, may_give=False)  # a dry run without sudo
 WORKER = replace(FRESH, beside=(worker_file(),), mosquitto=False, units={})
@@ -449,6 +449,15 @@ def test_a_fleets_name_is_not_changed_by_the_way() -> None:
     with pytest.raises(UsageError, match="'home'"):
         install(installed("master"), "master", fleet="lab")
     assert install(installed("master"), "master", fleet="home").steps == []
+
+
+def test_the_fleet_whose_records_are_here_comes_back() -> None:
+    acl = layout.STATE_BROKER + "/acl"
+    left = with_file(FRESH, acl, acl_text("lab"), 0o600)
+    assert settings(install(left, "master"), "master")["PIBOT_FLEET"] == "lab"
+    assert settings(install(left, "master", fleet="home"), "master")["PIBOT_FLEET"] == "home"
+    torn = with_file(FRESH, acl, "user master\n", 0o600)
+    assert settings(install(torn, "master"), "master")["PIBOT_FLEET"] == "home"
 
 
 # --- the broker --------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ Besides the facts, only the files that a setting names are looked at.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional
 
@@ -19,8 +20,10 @@ from pibot.identities import Identities, fits
 from pibot.values import Value, Values, parse_env
 
 LOOPBACK = "127.0.0.1"
+DEFAULT_FLEET = "home"
 HIDDEN = ("/home", "/root", "/run/user")  # ProtectHome: no service of ours sees them
 _FILES = ("PIBOT_SKILLS_DIR", "PIBOT_SOUL")
+_FLEET = re.compile(r"^topic readwrite pibot/1/([a-z0-9][a-z0-9-]{0,31})/#$", re.MULTILINE)
 
 
 class Settled(NamedTuple):
@@ -62,7 +65,7 @@ def _master(facts: Facts, wishes: Wishes) -> Settled:
     named = [facts.named.source] if facts.named else []
     sources = [*named, there, *(g.source for g in beside), *_old(facts)]
     merged = merge(sources, there.path)
-    fleet = _fleet(wishes, merged)
+    fleet = _fleet(wishes, merged, _fleet_before(facts))
     host = merged.values.get("MQTT_HOST")
     elsewhere = host is not None and not is_loopback(host.text.strip("[] "))
     broker = wishes.broker and not elsewhere
@@ -77,6 +80,12 @@ def _master(facts: Facts, wishes: Wishes) -> Settled:
     else:
         notes.append(_about_the_broker(values.get("MQTT_HOST")))
     return Settled(values, used, notes, fleet, broker, "MQTT_HOST" in values, ca)
+
+
+def _fleet_before(facts: Facts) -> str:
+    """The fleet whose records lie here, as --uninstall has left them: its workers wait for it."""
+    found = _FLEET.search(facts.entry(f"{layout.STATE_BROKER}/acl").text)
+    return found[1] if found else DEFAULT_FLEET
 
 
 def _about_the_broker(host: Optional[str]) -> str:
@@ -179,10 +188,10 @@ def _old(facts: Facts) -> List[Source]:
     return list(facts.old.sources) if facts.old else []
 
 
-def _fleet(wishes: Wishes, merged: Merged) -> str:
+def _fleet(wishes: Wishes, merged: Merged, default: str = DEFAULT_FLEET) -> str:
     value = merged.values.get("PIBOT_FLEET")
     if value is None:
-        return wishes.fleet or "home"
+        return wishes.fleet or default
     if wishes.fleet and wishes.fleet != value.text.strip():
         raise UsageError(
             f"--fleet {wishes.fleet}: PIBOT_FLEET {value.place} says {value.text.strip()!r}; "
