@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping
+from typing import Any, Dict, Iterable, List, Mapping, Optional
 
-from pibot.deploy import layout
+from pibot.deploy import credentials, layout, plan
 from pibot.deploy.envfile import Source
-from pibot.deploy.facts import Account, Facts, Given
+from pibot.deploy.facts import Account, Facts, Given, Wishes
 from pibot.deploy.needs import owner_ids
-from pibot.deploy.plan import Texts
+from pibot.deploy.plan import Plan, Texts
+from pibot.deploy.settle import settle
 from pibot.deploy.steps import Clear, File, Folder, Link, Program, Prune, Remove, Run, Step
 from pibot.deploy.tree import FILE, FOLDER, LINK, Entry
 from pibot.values import parse_env
@@ -122,3 +123,37 @@ def paths(steps: Iterable[Step], kind: type = Step) -> List[str]:
 
 def commands(steps: Iterable[Step]) -> List[str]:
     return [" ".join(step.command) for step in steps if isinstance(step, Run)]
+
+
+# --- setup on it ---------------------------------------------------------------------------------
+
+WORKER = replace(FRESH, beside=(worker_file(),), mosquitto=False, units={})
+
+
+def install(facts: Facts, role: str, fleet: Optional[str] = None, broker: bool = True) -> Plan:
+    wishes = Wishes(role, fleet, broker)
+    settled = settle(facts, wishes)
+    access = credentials.prepare(facts, settled) if settled.credentials else None
+    return plan.install(facts, wishes, settled, access, TEXTS)
+
+
+def content(made: Plan, path: str) -> str:
+    (text,) = [s.content.decode() for s in made.steps if isinstance(s, File) and s.path == path]
+    return text
+
+
+def settings(made: Plan, role: str) -> "dict[str, str]":
+    lines = content(made, layout.settings_file(role)).splitlines()
+    return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+
+
+def installed(role: str) -> Facts:
+    """A machine on which setup has done its work."""
+    facts = FRESH if role == "master" else WORKER
+    return afterwards(facts, install(facts, role).steps)
+
+
+def changed(facts: Facts, path: str, **what: Any) -> Facts:
+    entries = dict(facts.entries)
+    entries[path] = entries.get(path, Entry(FILE))._replace(**what)
+    return replace(facts, entries=entries)
