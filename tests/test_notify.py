@@ -105,10 +105,12 @@ def test_what_is_asked_for(tmp_path: Path, environ: Dict[str, str], watched: boo
 
 @pytest.mark.parametrize("address", [None, "", "relative", "vsock:1:2", "/nowhere/notify"])
 def test_nobody_listens(address: Optional[str]) -> None:
-    notify = Notify.taken({"NOTIFY_SOCKET": address} if address is not None else {})
+    environ = {"NOTIFY_SOCKET": address} if address is not None else {}
+    notify = Notify.taken(environ)
     notify.ready()
     notify.alive(0.0)
     notify.stopping()
+    assert environ == {}
 
 
 def test_a_socket_that_nobody_empties_holds_nobody_up(tmp_path: Path) -> None:

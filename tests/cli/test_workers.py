@@ -357,6 +357,7 @@ def test_rotate_ends_the_old_credentials_and_the_new_ones_serve(closed: ClosedFl
     closed.wait_idle(1)
     (closed.folder / "worker-1.env").rename(closed.folder / "old")
     closed.add("worker-1", "rotate")
+    assert (closed.folder / "worker-1.env").read_text() != (closed.folder / "old").read_text()
     wait_for(lambda: "refused the user name or password" in worker.said(), OUT_S, why=closed.logs)
     closed.kill("worker-1", signal.SIGTERM)
     closed.start_enrolled("worker-1")
@@ -372,6 +373,7 @@ def test_a_master_killed_before_the_broker_had_the_files_makes_it_good(closed: C
     closed.restart("master")
     closed.start_enrolled("worker-1")
     closed.wait_idle(1)
+    assert b"\nworker-1:$7$" in (closed.placed / "passwd").read_bytes()
 
 
 def test_a_damaged_file_ends_the_start_with_one_sentence(closed: ClosedFleet) -> None:

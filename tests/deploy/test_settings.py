@@ -31,9 +31,6 @@ from pibot.deploy.steps import Mend
 from pibot.errors import ConfigError, UsageError
 from pibot.identities import Identities, acl_text, env_text
 
-FRESH_TO_PI = replace(FRESH, may_give=False)  # a dry run without sudo
-RESTARTED = "systemctl restart pibot-master.service"
-
 
 def test_the_masters_model_comes_from_the_file_beside_the_program() -> None:
     brought = given("/home/pi/.env", "VOLC_API_KEY=key-1\nMQTT_HOST=127.0.0.1\nMQTT_PASSWORD=own\n")
