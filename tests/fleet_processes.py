@@ -35,7 +35,7 @@ PYZ = ROOT / "build" / "pibot.pyz"
 MOSQUITTO = "/usr/sbin/mosquitto"
 WAIT_S = 30.0
 LOG_LINES = 25
-_OURS = re.compile(r"PIBOT_|MQTT_|VOLC_|OPENAI_|MODEL_NAME|WORKER_|STATE_DIRECTORY|NO_COLOR|TERM")
+_OURS = re.compile(r"PIBOT_|MQTT_|VOLC_|OPENAI_|MODEL_NAME|WORKER_|STATE_DIRECTORY|NO_COLOR|TERM|XDG_")
 T = TypeVar("T")
 
 
@@ -53,11 +53,16 @@ def program() -> Path:
 
 
 @functools.cache
-def unpacked() -> Path:
-    """Where this test run's processes unpack the pyz: once for all of them."""
+def _own() -> Path:
+    """What all processes of this test run share."""
     folder = Path(tempfile.mkdtemp(prefix="pibot-test-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
+
+
+def unpacked() -> Path:
+    """Where this test run's processes unpack the pyz: once for all of them."""
+    return _own() / "shiv"
 
 
 def command(*args: str) -> List[str]:
@@ -65,9 +70,13 @@ def command(*args: str) -> List[str]:
 
 
 def environment(**more: str) -> Dict[str, str]:
-    """This process's environment without anything that PiBot reads, and `more`."""
+    """This process's environment without anything that PiBot reads, and `more`.
+
+    The home is an empty one: in the tester's own lie settings, and perhaps this very build unpacked.
+    """
     kept = {k: v for k, v in os.environ.items() if not _OURS.match(k)}
-    return {**kept, "SHIV_ROOT": str(unpacked()), "PYTHONUTF8": "1", **more}
+    own = {"SHIV_ROOT": str(unpacked()), "HOME": str(_own()), "PYTHONUTF8": "1"}
+    return {**kept, **own, **more}
 
 
 def free_port() -> int:
