@@ -11,11 +11,14 @@ from typing import Any, Dict, List
 import pytest
 
 from pibot import messages as msg
+from pibot import strictjson
 from pibot.errors import BadMessage
 
 GOLDEN = Path(__file__).parent / "golden"
 NONCE, NONCE_M, START = "0123456789abcdef", "fedcba9876543210", "00112233445566aa"
 RESULT = {"success": True, "data": {"text": "grüße 你好"}, "output": "grüße 你好"}
+
+FILE = {"path": "photos/door.jpg", "size": 5, "sha256": "ab" * 32}
 
 EXAMPLES: List[msg.Message] = [
     msg.Hello(NONCE, START, 3, facts={"slots": 1, "tags": ["camera"], "model": False}),
@@ -23,18 +26,20 @@ EXAMPLES: List[msg.Message] = [
     msg.Refusal("superseded", "the name worker-1 belongs to pi-a", NONCE),
     msg.Announce("0f0e0d0c0b0a0908"),
     msg.Inventory([["g1-1", 1]], [["g2-1", 2]]),
-    msg.Heartbeat([["g1-1", 1]], {"cpu_temp_c": 48.3, "load1": 0, "throttled": None}),
+    msg.Heartbeat([["g1-1", 1]], {"cpu_temp_c": 48.3, "load1": 0, "throttled": None}, 81234567),
     msg.Accepted("g1-1", 1),
     msg.Declined("g1-1", 1, "busy"),
-    msg.Result("g1-1", 1, "succeeded", RESULT, None, {"input_tokens": 10}, [{"step": 1}]),
+    msg.Result("g1-1", 1, "succeeded", RESULT, None, {"input_tokens": 10}, [{"step": 1}], [FILE]),
+    msg.Slice("g1-1", "photos/door.jpg", 0, 5, "aGVsbG8="),
     msg.Progress("g1-1", 1, {"kind": "tool", "name": "shell", "text": "ls", "ok": True}),
     msg.Will(START),
     msg.Bye(),
     msg.Assign("g1-1", 1, 300000, {"skill": "echo", "args": {"text": "hi"}}, True),
     msg.Cancel("g1-1", 1),
     msg.ResultAck("g1-1", 1, "succeeded"),
-    msg.HbAck([["g1-1", 1]]),
+    msg.HbAck([["g1-1", 1]], 81234567),
     msg.Ping(),
+    msg.Fetch("g1-1", "photos/door.jpg", 40000),
     msg.Submit("g1", skill="echo", args={"text": "hi"}, on="worker-1", timeout_s=60.0, follow=True),
     msg.Get("g1"),
     msg.Listing("workers"),
@@ -44,6 +49,7 @@ EXAMPLES: List[msg.Message] = [
     msg.Reply("laptop-7", {"goal_id": "g1", "state": "planning"}),
     msg.Event("g1", "step", {"text": "trying again"}),
     msg.Chunk("worker-1-9", 0, 2, 70000, "ab" * 32, "aGVsbG8="),
+    msg.ChunkAck("worker-1-9", 1),
     msg.Unknown("sing"),
 ]
 BY_TYPE = {m.t: m for m in EXAMPLES}
@@ -103,7 +109,7 @@ def test_a_wrong_typed_field_is_named(t: str, field: "dataclasses.Field[Any]") -
         free = isinstance(wrong, (list, str)) and field.name in (
             *("store_id", "start", "reason", "detail", "to", "state", "error", "on", "tag", "goal"),
             *("skill", "chat", "key", "what", "re", "kind", "whole", "sha256", "data", "type"),
-            *("trace", "action", "worker", "password_line"),
+            *("trace", "action", "worker", "password_line", "artifacts", "path"),
         )
         if fits or free or (wrong is None and nullable) or (wrong == {"a": 1} and nullable):
             continue
@@ -192,7 +198,7 @@ HOSTILE = [
 @pytest.mark.parametrize("data", [d for d, _ in HOSTILE], ids=[name for _, name in HOSTILE])
 def test_hostile_bytes_are_bad_messages_and_nothing_else(data: bytes) -> None:
     with pytest.raises(BadMessage):
-        msg.parse(data)
+        strictjson.parse(data)
     inside = golden("heartbeat").replace(b'{"cpu_temp_c":48.3,"load1":0,"throttled":null}', data)
     assert data in inside
     with pytest.raises(BadMessage):
@@ -201,7 +207,7 @@ def test_hostile_bytes_are_bad_messages_and_nothing_else(data: bytes) -> None:
 
 def test_what_is_allowed_can_be_written_again() -> None:
     """Whatever passes the decoder must never make an encoder, a copier or a printer fail."""
-    depth = msg.MAX_DEPTH - 3
+    depth = strictjson.MAX_DEPTH - 3
     deep: Any = "x"
     for _ in range(depth):
         deep = [deep]
@@ -218,7 +224,7 @@ def test_what_one_parses_by_itself_fits_into_a_message() -> None:
     args: Any = "x"
     while True:
         try:
-            msg.parse(json.dumps({"args": [args]}).encode())
+            strictjson.parse(json.dumps({"args": [args]}).encode())
         except BadMessage:
             break
         args = [args]

@@ -8,20 +8,21 @@ shows one example a type; golden files in the tests hold their bytes.
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from dataclasses import dataclass, field
 from typing import Any, Callable, ClassVar, Dict, List, Optional, Type, TypeVar, get_type_hints
 
+from pibot import paths
 from pibot.errors import BadMessage
+from pibot.strictjson import ENCODER, MAX_DEPTH, parse
 from pibot.topics import ID, NAME, PROTOCOL
 
 RESULT_BYTES = 16 * 1024 * 1024  # of a task's result
+SHARED_BYTES = 32 * 1024 * 1024  # of the files that a task shares, together
+SHARED_FILES = 100
+FILE_SLICE_BYTES = 40_000  # becomes 53 340 characters of base64: a slice fits into a packet
 Pairs = List[List[Any]]  # [[task, attempt], …]
-MAX_DEPTH = 100  # of nesting: what is deeper ends recursive readers, here and elsewhere
-MAX_DIGITS = 300  # of an integer: it still fits into a double
 _NONCE = re.compile(r"[0-9a-f]{16}")
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,15 @@ class Inventory(Message):
 
 @dataclass(frozen=True)
 class Heartbeat(Message):
-    """`running` names every attempt that the worker holds, finished ones included."""
+    """`running` names every attempt that the worker holds, finished ones included.
+
+    `at_ms` is the worker's own clock; it comes back in the answer.
+    """
 
     t: ClassVar[str] = "heartbeat"
     running: Pairs = field(default_factory=list)
     facts: Dict[str, Any] = field(default_factory=dict)
+    at_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,20 @@ class Result(Message):
     error: Optional[str] = None
     usage: Dict[str, Any] = field(default_factory=dict)
     trace: List[Any] = field(default_factory=list)
+    artifacts: List[Any] = field(default_factory=list)  # [{"path","size","sha256"}]: shared files
+
+
+@dataclass(frozen=True)
+class Slice(Message):
+    """The answer to a `fetch`: a part of a file, or why there is none. `data` is base64."""
+
+    t: ClassVar[str] = "slice"
+    task: str
+    path: str
+    offset: int
+    size: int = 0  # of the whole file
+    data: str = ""
+    error: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -196,8 +215,11 @@ class ResultAck(Message):
 
 @dataclass(frozen=True)
 class HbAck(Message):
+    """`at_ms` is that of the heartbeat: an answer that comes late makes no lease longer."""
+
     t: ClassVar[str] = "hb_ack"
     cancels: Pairs = field(default_factory=list)
+    at_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -205,6 +227,16 @@ class Ping(Message):
     """Master → worker: answer with a heartbeat now."""
 
     t: ClassVar[str] = "ping"
+
+
+@dataclass(frozen=True)
+class Fetch(Message):
+    """Send a slice of a file that this task has shared: to a worker, and from a client."""
+
+    t: ClassVar[str] = "fetch"
+    task: str
+    path: str
+    offset: int
 
 
 # --- client ↔ master ------------------------------------------------------------------------
@@ -305,6 +337,15 @@ class Chunk(Message):
 
 
 @dataclass(frozen=True)
+class ChunkAck(Message):
+    """Receiver → sender: the first `have` chunks of `whole` are here; all of them: it is done."""
+
+    t: ClassVar[str] = "chunk_ack"
+    whole: str
+    have: int
+
+
+@dataclass(frozen=True)
 class Unknown(Message):
     """The answer to a type that the receiver does not know."""
 
@@ -318,76 +359,11 @@ TYPES: Dict[str, Type[Message]] = {cls.t: cls for cls in Message.__subclasses__(
 _SHAPES: Dict[str, Any] = {"task": ID, "goal_id": ID, "nonce": _NONCE, "nonce_m": _NONCE}
 
 
-def _once(pairs: "list[tuple[str, Any]]") -> Dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice in one object")
-    return found
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)
-    if number - number != 0.0:
-        raise ValueError("a number is beyond a double")
-    return number
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > MAX_DIGITS:
-        raise ValueError(f"a number has {len(digits)} digits")
-    return int(digits)
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
-
-
-# Made once: json.dumps and json.loads would make new ones for each message.
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_once,
-    parse_float=_finite,
-    parse_int=_integer,
-    parse_constant=_no_constant,
-)
-
-
 def encode(header: Header, message: Message) -> bytes:
     """Return a body's bytes: compact JSON, readable Unicode."""
     body = {"v": header.v, "t": message.t, "id": header.id, "src": header.src, "ses": header.ses}
     body.update(n=header.n, ep=header.ep, **message.__dict__)
-    return _ENCODER.encode(body).encode("utf-8", "replace")
-
-
-def parse(data: bytes, depth: int = MAX_DEPTH - 10) -> Dict[str, Any]:
-    """Parse one JSON object strictly; raise BadMessage for anything that others might misread.
-
-    That is: other encodings than UTF-8, names that stand twice, NaN, numbers beyond a double,
-    lone surrogates, and nesting deeper than `depth` (by default so that it fits into a message).
-    """
-    try:
-        text = data.decode("utf-8")
-        found = _DECODER.decode(text)
-        if not isinstance(found, dict):
-            raise ValueError("it is not an object")
-        if data.count(b"[") + data.count(b"{") > depth and _is_deeper(found, depth):
-            raise ValueError(f"it is nested more than {depth} deep")
-        if _SURROGATE.search(text):
-            json.dumps(found, ensure_ascii=False).encode("utf-8")
-    except (ValueError, RecursionError) as error:
-        raise BadMessage(f"not JSON as PiBot speaks it: {error}") from None
-    return found
-
-
-def _is_deeper(value: Any, depth: int) -> bool:
-    """Whether lists and objects are nested more than `depth` deep; without recursion."""
-    level = [value]
-    for _ in range(depth):
-        inside = (v.values() if isinstance(v, dict) else v for v in level)
-        level = [v for values in inside for v in values if isinstance(v, (dict, list))]
-        if not level:
-            return False
-    return True
+    return ENCODER.encode(body).encode("utf-8", "replace")
 
 
 def decode(data: bytes) -> "tuple[Header, Message]":
@@ -446,6 +422,8 @@ def _check(name: str, hint: Any) -> Check:
     if name in _SHAPES:
         shape = _SHAPES[name]
         return lambda v: isinstance(v, str) and bool(shape.fullmatch(v))
+    if name == "path":
+        return lambda v: isinstance(v, str) and not paths.problem(v)
     if hint == Pairs:
         return _is_pairs
     return _BY_HINT[hint]
