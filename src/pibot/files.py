@@ -7,6 +7,13 @@ from contextlib import suppress
 from pathlib import Path
 
 
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of it: one write may take less, on a disk that is almost full."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
 def create_private(path: Path, text: str) -> None:
     """Make a file that was not there, mode 0600 from its first byte; raise OSError.
 
@@ -40,8 +47,13 @@ def write_private(path: Path, text: str) -> None:
         with suppress(OSError):
             beside.unlink()
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Names that were made or changed there survive a power cut from now on."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(folder)
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)

@@ -48,6 +48,7 @@ def test_a_whole_page() -> None:
         ("<p>a<!-- never closed", "a"),
         ("<p>a<b never closed", "a"),
         ("x\x00\x1b[31my\x9b", "x[31my"),
+        ("a&#" + "9" * 5000 + ";b&#0065;", "a\ufffd;bA"),
         ("<td></td><td>a</td>", "a"),
         ("<ul><li></li><li>b</ul>", "- b"),
         ("<img src='data:image/png;base64," + "A" * 200_000 + "'>after", "after"),

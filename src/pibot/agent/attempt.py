@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, List, Mapping
 
 from pibot.agent import loop
 from pibot.agent.model import Model, Usage
+from pibot.agent.sharing import Shared
 from pibot.agent.tools import Context, Toolbox
 from pibot.errors import ModelError
 from pibot.messages import RESULT_BYTES, Assign, Result
@@ -46,26 +47,29 @@ class Attempt:
     def run(self) -> Result:
         """Do it; whatever happens comes back as a Result."""
         deadline = time.monotonic() + self.assign.ttl_ms / 1000
+        shared = Shared(self.tools.workspaces / self.assign.task)
         try:
-            ctx = self._context(deadline)
+            ctx = self._context(deadline, shared)
             outcome = self._skill(ctx) if self.assign.spec.get("skill") else self._agent(ctx)
         except ModelError as error:
             outcome = _failure(str(error))
         except OSError as error:
             outcome = _failure(f"the workspace cannot be used: {error}")
-        return self._result(outcome, time.monotonic() >= deadline)
+        files, missing = shared.record() if outcome.success else ([], "")
+        outcome = replace(outcome, output=outcome.output + missing)
+        return self._result(outcome, files, time.monotonic() >= deadline)
 
-    def _context(self, deadline: float) -> Context:
-        workspace = self.tools.workspaces / self.assign.task
+    def _context(self, deadline: float, shared: Shared) -> Context:
         if self._needs_workspace():
-            workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shared.workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Context(
-            workspace=workspace,
+            workspace=shared.workspace,
             cancelled=self.cancelled,
             deadline=deadline,
             key=f"{self.assign.task}:0",
             allow_shell=self.tools.allow_shell,
             on_output=lambda text: self.on_step({"kind": "output", "text": text[:400]}),
+            share=shared.add,
         )
 
     def _needs_workspace(self) -> bool:
@@ -107,7 +111,7 @@ class Attempt:
             self.trace.append(dict(step))
         self.on_step(step)
 
-    def _result(self, outcome: loop.Outcome, late: bool) -> Result:
+    def _result(self, outcome: loop.Outcome, files: List[Any], late: bool) -> Result:
         outcome = _bounded(outcome)
         result: Dict[str, Any] = {
             "success": outcome.success,
@@ -119,9 +123,8 @@ class Attempt:
             state = "cancelled" if self.cancelled.is_set() else "timed_out" if late else "failed"
             error = outcome.error or outcome.output or state
         usage = outcome.usage.to_json()
-        return Result(
-            self.assign.task, self.assign.att, state, result, error, usage, list(self.trace)
-        )
+        task, att, trace = self.assign.task, self.assign.att, list(self.trace)
+        return Result(task, att, state, result, error, usage, trace, files)
 
 
 def _bounded(outcome: loop.Outcome) -> loop.Outcome:

@@ -31,7 +31,7 @@ from typing import (
 
 from pibot.agent import schema
 from pibot.errors import BadMessage, SkillError, UsageError
-from pibot.messages import parse
+from pibot.strictjson import parse
 
 _LOG = logging.getLogger(__name__)
 _LOOK_S = 0.05  # how often a running call looks whether it was cancelled
@@ -46,13 +46,18 @@ def _drop(line: str) -> None:
     """Where live output goes when nobody listens."""
 
 
+def _nobody(path: str) -> None:
+    raise SkillError(f"{path}: files cannot be shared here")
+
+
 @dataclass(frozen=True)
 class Context:
     """What one call may use. A skill asks for it with a parameter annotated `Context`.
 
     `workspace` exists and is the task's own; `cancelled` set means: stop now; `deadline` is the
     time.monotonic() at which the call must have ended; `key` is the same when the same step is
-    done again ("task:step"); `on_output` shows a line to whoever watches.
+    done again ("task:step"); `on_output` shows a line to whoever watches; `share` gives a file of
+    the workspace to the person who asked, or raises SkillError.
     """
 
     workspace: Path
@@ -61,6 +66,7 @@ class Context:
     key: str
     allow_shell: bool = False
     on_output: Callable[[str], None] = _drop
+    share: Callable[[str], None] = _nobody
 
 
 @dataclass(frozen=True)

@@ -89,5 +89,4 @@ def _turn(fleet: Fleet, chat: str, text: str) -> int:
         present.say(status.picture(fleet.get_status_summary()))
         return EXIT_OK
     submit = msg.Submit(new_goal_id(), goal=a_goal(text), chat=chat, follow=True)
-    document, error = goals.wait(fleet, submit)
-    return goals.tell(document, error)
+    return goals.tell(goals.wait(fleet, submit))

@@ -171,5 +171,5 @@ def _sample(fleet: Fleet, goal: str) -> bool:
     from pibot.roles.common import new_goal_id
 
     present.say(f"\n{chat.PROMPT}{present.paint(goal, 'bold')}")
-    document, error = goals.wait(fleet, msg.Submit(new_goal_id(), goal=goal, follow=True))
-    return goals.tell(document, error) == EXIT_OK
+    outcome = goals.wait(fleet, msg.Submit(new_goal_id(), goal=goal, follow=True))
+    return goals.tell(outcome) == EXIT_OK

@@ -2,37 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple
 
 from pibot import messages as msg
 from pibot.cli import present
 from pibot.cli.parser import Interrupted
-from pibot.cli.progress import progress
+from pibot.cli.progress import Progress, progress
 from pibot.errors import EXIT_FAILED, EXIT_OK, EXIT_TIMED_OUT
 from pibot.roles.client import Fleet
 
 Document = Dict[str, Any]
+FILES = 5  # that the end of `run` names
 
 
-def wait(fleet: Fleet, submit: msg.Submit, quiet: bool = False) -> Tuple[Document, str]:
-    """Submit a goal and show its progress; return its document, and why it did not succeed.
+class Outcome(NamedTuple):
+    """How a goal ended: its document, why it did not succeed, and the files that were shared."""
+
+    document: Document
+    error: str
+    files: List[Dict[str, Any]]
+
+
+def wait(fleet: Fleet, submit: msg.Submit, quiet: bool = False) -> Outcome:
+    """Submit a goal, show its progress and wait for its end.
 
     Raises Interrupted on Ctrl-C: the goal goes on.
     """
     with progress(quiet) as shown:
         try:
-            return fleet.finish(submit, shown.on_event), shown.error
+            return _outcome(fleet.finish(submit, shown.on_event), shown)
         except KeyboardInterrupt:
             raise Interrupted(goes_on(submit.goal_id)) from None
 
 
-def follow(fleet: Fleet, goal_id: str, quiet: bool = False) -> Tuple[Document, str]:
+def follow(fleet: Fleet, goal_id: str, quiet: bool = False) -> Outcome:
     """Wait for a goal that was submitted before; otherwise as `wait`."""
     with progress(quiet) as shown:
         try:
-            return fleet.follow(goal_id, shown.on_event), shown.error
+            return _outcome(fleet.follow(goal_id, shown.on_event), shown)
         except KeyboardInterrupt:
             raise Interrupted(goes_on(goal_id)) from None
+
+
+def _outcome(document: Document, shown: Progress) -> Outcome:
+    return Outcome(document, shown.error, shown.files)
 
 
 def goes_on(goal_id: str) -> str:
@@ -49,19 +62,29 @@ def status_of(document: Mapping[str, Any]) -> int:
     return EXIT_OK if document["state"] == "succeeded" else EXIT_FAILED
 
 
-def tell(document: Mapping[str, Any], error: str) -> int:
+def tell(outcome: Outcome) -> int:
     """The answer on standard output; what went wrong on standard error. Returns the status."""
+    document = outcome.document
     succeeded = document["state"] == "succeeded"
     answer = str(document["answer"] or "")
     # When all there was failed, the answer would only say the error once more.
     if answer and (succeeded or len(document["tasks"]) > 1):
         present.say(present.clean(answer).rstrip())
+    if outcome.files:
+        present.note(_files(document["goal_id"], outcome.files))
     if succeeded:
         if present.is_terminal():
             present.say(present.paint(_summary(document), "dim"))
     else:
-        present.note(f"pibot: {failure(document, error)}")
+        present.note(f"pibot: {failure(document, outcome.error)}")
     return status_of(document)
+
+
+def _files(goal_id: str, files: List[Dict[str, Any]]) -> str:
+    """The files that can be downloaded, in one line."""
+    named = ", ".join(present.file(one) for one in files[:FILES])
+    more = f" and {len(files) - FILES} more" if len(files) > FILES else ""
+    return f"files: {named}{more}; get them with `pibot.pyz show {goal_id} --save DIR`"
 
 
 def failure(document: Mapping[str, Any], error: str) -> str:

@@ -12,7 +12,7 @@ import re
 import shutil
 import sys
 import unicodedata
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Mapping, Optional, Sequence
 
 from pibot.agent.text import clean, short
 
@@ -128,6 +128,19 @@ def _fit(text: str, width: int) -> str:
 def indented(text: str, by: str = "  ") -> str:
     """Safe text of several lines, each moved to the right."""
     return by + clean(text).rstrip().replace("\n", "\n" + by)
+
+
+def size(count: int) -> str:
+    """A number of bytes, as people say it."""
+    if count < 1_000:
+        return f"{count} byte{'' if count == 1 else 's'}"
+    return f"{count / 1e3:.1f} kB" if count < 999_950 else f"{count / 1e6:.1f} MB"
+
+
+def file(shared: Mapping[str, Any]) -> str:
+    """A file that a task shared, on one line: its size, or why it cannot be had."""
+    name = line(str(shared["path"]))
+    return f"{name} ({shared['error'] and line(str(shared['error'])) or size(shared['size'])})"
 
 
 def duration(value: Optional[float]) -> str:

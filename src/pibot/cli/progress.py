@@ -34,6 +34,7 @@ class Progress:
         self.state = "submitted"
         self.note = ""
         self.error = ""  # why the goal did not succeed, once that is known
+        self.files: List[Dict[str, Any]] = []  # that its tasks shared
         self.tasks: Dict[str, Row] = {}
 
     def __enter__(self) -> "Progress":
@@ -55,6 +56,7 @@ class Progress:
             return
         elif kind == "done":
             self.error = str(data.get("error") or "")
+            self.files = list(data.get("artifacts") or [])
             for task in data["document"]["tasks"]:  # the last events may be late or lost
                 self._task(task)
         self.changed(kind, None)

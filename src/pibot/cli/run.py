@@ -11,6 +11,7 @@ from pibot.cli import present
 from pibot.cli.checks import a_goal
 from pibot.cli.parser import seconds, settings, with_json
 from pibot.errors import EXIT_OK, BadMessage, UsageError
+from pibot.strictjson import parse
 
 EXAMPLE = """\
 pibot.pyz run "disk space on all workers"
@@ -41,12 +42,13 @@ def run(options: argparse.Namespace) -> int:
     with Fleet.connect(found) as fleet:
         if options.detach:
             return _detached(fleet.ask(submit), options.json)
-        document, error = goals.wait(fleet, submit, quiet=options.json)
+        outcome = goals.wait(fleet, submit, quiet=options.json)
     if not options.json:
-        return goals.tell(document, error)
+        return goals.tell(outcome)
+    document = outcome.document
     present.say_json(document)
     if document["state"] != "succeeded":
-        present.note(f"pibot: {goals.failure(document, error)}")
+        present.note(f"pibot: {goals.failure(document, outcome.error)}")
     return goals.status_of(document)
 
 
@@ -95,7 +97,7 @@ def _args(text: Optional[str]) -> Dict[str, Any]:
     if text is None:
         return {}
     try:
-        return msg.parse(text.encode("utf-8", "replace"))
+        return parse(text.encode("utf-8", "replace"))
     except BadMessage as error:
         why = present.line(str(error), 200)
         raise UsageError(

@@ -1,45 +1,99 @@
-"""`show`: a goal with its answer, its tasks, and every attempt with its trace."""
+"""`show`: a goal with its answer, tasks, files, and every attempt with its trace; saves files."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any, Dict, List
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Dict, List
 
 from pibot.cli import present
 from pibot.cli.checks import an_id
-from pibot.cli.parser import settings, with_json
+from pibot.cli.parser import Interrupted, settings, with_json
 from pibot.cli.present import indented, line, mark, paint
 from pibot.cli.progress import step_line
-from pibot.errors import EXIT_OK
+from pibot.errors import EXIT_FAILED, EXIT_OK, Refused, UsageError
+from pibot.fleet.records import TERMINAL
 
-EXAMPLE = "pibot.pyz show g0123456789ab"
+if TYPE_CHECKING:
+    from pibot.roles.client import Fleet
+
+EXAMPLE = """\
+pibot.pyz show g0123456789ab
+  pibot.pyz show g0123456789ab --save ./results"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", metavar="ID", help="of a goal or a task, as `tasks` lists them")
     parser.add_argument("--follow", action="store_true", help="wait for its end, as `run` does")
+    parser.add_argument("--save", metavar="DIR", help="download the files that its tasks shared")
     with_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     key = an_id(options.id)
+    if options.follow and options.save is not None:
+        raise UsageError("--follow waits and --save downloads: do one after the other")
     found = settings(options)
     from pibot import messages as msg
-    from pibot.cli import goals
     from pibot.roles.client import Fleet
 
     with Fleet.connect(found) as fleet:
         shown = fleet.ask(msg.Get(key))
+        if options.save is not None:
+            return _save(fleet, shown, key, Path(options.save), options.json)
         if options.follow:
-            goal_id = shown["document"]["goal_id"]
-            document, error = goals.follow(fleet, goal_id, quiet=options.json)
-    if options.follow and not options.json:
-        return goals.tell(document, error)
+            return _follow(fleet, shown["document"]["goal_id"], options.json)
     if options.json:
-        present.say_json(document if options.follow else shown)
+        present.say_json(shown)
     else:
         present.say("\n".join(picture(shown)))
-    return goals.status_of(document) if options.follow else EXIT_OK
+    return EXIT_OK
+
+
+def _follow(fleet: Fleet, goal_id: str, as_json: bool) -> int:
+    from pibot.cli import goals
+
+    outcome = goals.follow(fleet, goal_id, quiet=as_json)
+    if not as_json:
+        return goals.tell(outcome)
+    present.say_json(outcome.document)
+    return goals.status_of(outcome.document)
+
+
+def _save(fleet: Fleet, shown: Dict[str, Any], key: str, folder: Path, as_json: bool) -> int:
+    """Download the files of a goal, or those of the one task that was named."""
+    from pibot.cli import saving
+
+    goal_id = shown["document"]["goal_id"]
+    files = [f for f in shown["artifacts"] if key in (goal_id, f["task_id"])]
+    if not files:
+        yet = "" if shown["document"]["state"] in TERMINAL else " yet"
+        raise Refused(f"there is nothing to save: no task of {key} has shared a file{yet}")
+    try:
+        saved = saving.save(fleet, files, folder, _meter)
+    except KeyboardInterrupt:
+        raise Interrupted("what has come is kept: the same command goes on with it") from None
+    if as_json:
+        rows = [one._asdict() for one in saved]
+        present.say_json({"goal_id": goal_id, "directory": str(folder), "files": rows})
+    else:
+        present.say("\n".join(_saved(one) for one in saved))
+    return EXIT_FAILED if any(one.error for one in saved) else EXIT_OK
+
+
+def _saved(one: Any) -> str:
+    if one.error is not None:
+        return f"{mark(False)} {line(one.path)}: {line(one.error)}"
+    return f"{mark(True)} {line(one.file)} ({present.size(one.size)})"
+
+
+def _meter(path: str, have: int, size: int) -> None:
+    """How far a file has come, for whoever looks at a terminal; gone when it is there."""
+    if sys.stderr.isatty():
+        said = f"{line(path, 40)} {100 * have // max(1, size)} %"
+        sys.stderr.write(f"\r{said}" if have < size else "\r" + " " * len(said) + "\r")
+        sys.stderr.flush()
 
 
 def picture(shown: Dict[str, Any]) -> List[str]:
@@ -53,6 +107,9 @@ def picture(shown: Dict[str, Any]) -> List[str]:
         lines += ["answer", indented(document["answer"])]
     if document["tasks"]:
         lines += ["tasks", *(_task(task) for task in document["tasks"])]
+    if shown["artifacts"]:
+        lines += ["files", *(f"  {present.file(one)}" for one in shown["artifacts"])]
+        lines += [paint(f"  pibot.pyz show {document['goal_id']} --save DIR", "dim")]
     if shown["attempts"]:
         lines += ["attempts", *(text for a in shown["attempts"] for text in _attempt(a))]
     return [*lines, _usage(document)]

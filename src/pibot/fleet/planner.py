@@ -67,6 +67,7 @@ Turn the user's goal into a plan for the fleet, as one JSON object and nothing e
 is told: write it so that it can be done without seeing this conversation.
 - Tasks without "needs" run in parallel. A task gets the results of those that it needs.
 - Workers share no files: what a later task needs must be in the result of an earlier one.
+- A file that the user wants to have: say in the task's goal that it is to be shared (share_file).
 - "worker" only if it must be that machine; "all": true runs the task on every machine.
 - Name only skills and workers of the lists below."""
 

@@ -24,6 +24,7 @@ _HEADINGS = {f"h{level}": "#" * level + " " for level in range(1, 7)}
 _CONTENT = frozenset({"main", "article"})
 _SLICE_CHARS = 16_384
 _LONGEST_TAG_CHARS = 65_536
+_LONG_REFERENCE = re.compile(r"&#[0-9]{20,}")  # to no character; int() takes no more than 4 300
 _INLINE_DATA = re.compile(r"data:[\w/+.-]{1,100};base64,[A-Za-z0-9+/=\s]+")
 _SPACES = re.compile(r"\s+")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -43,7 +44,7 @@ def read(html: str, check: Callable[[], None]) -> Page:
     reader = _Reader()
     # "<![" makes some versions of the parser raise, and others search for its end again and again.
     html = html.replace("<![", "<!_")
-    html = _INLINE_DATA.sub("data:", html)
+    html = _LONG_REFERENCE.sub("&#xfffd;", _INLINE_DATA.sub("data:", html))
     for start in range(0, len(html), _SLICE_CHARS):
         check()
         reader.feed(html[start : start + _SLICE_CHARS])

@@ -11,15 +11,23 @@ import errno
 import os
 import stat
 from contextlib import contextmanager
-from typing import Iterator, List, Tuple
+from pathlib import Path
+from typing import Iterator, List, Protocol, Tuple
 
-from pibot.skills import Context, SkillError
+from pibot.skills import SkillError
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO must not hold us up
 
 
-def _parts(ctx: Context, path: str) -> List[str]:
+class Place(Protocol):
+    """What has a workspace, such as the Context of a call."""
+
+    @property
+    def workspace(self) -> Path: ...
+
+
+def parts_of(ctx: Place, path: str) -> List[str]:
     """The names on the way from the workspace to `path`; "." and ".." are resolved as text."""
     if "\0" in path:
         raise SkillError("a path cannot contain a zero byte")
@@ -36,7 +44,7 @@ def _parts(ctx: Context, path: str) -> List[str]:
     return parts
 
 
-def _below_workspace(ctx: Context, path: str) -> str:
+def _below_workspace(ctx: Place, path: str) -> str:
     """The rest of an absolute path after the workspace's own, however that is spelled."""
     normal = os.path.normpath(path) + "/"
     for root in (os.path.normpath(ctx.workspace), os.path.realpath(ctx.workspace)):
@@ -50,7 +58,7 @@ def _outside(path: str) -> SkillError:
 
 
 @contextmanager
-def _descent(ctx: Context, names: List[str], make: bool = False) -> Iterator[int]:
+def _descent(ctx: Place, names: List[str], make: bool = False) -> Iterator[int]:
     """The descriptor of a directory, reached name by name."""
     fd = os.open(ctx.workspace, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -73,19 +81,19 @@ def _make_directory(name: str, fd: int) -> None:
 
 
 @contextmanager
-def open_directory(ctx: Context, path: str) -> Iterator[int]:
+def open_directory(ctx: Place, path: str) -> Iterator[int]:
     """The descriptor of a directory inside the workspace. Raises OSError, SkillError."""
-    with _descent(ctx, _parts(ctx, path)) as fd:
+    with _descent(ctx, parts_of(ctx, path)) as fd:
         yield fd
 
 
 @contextmanager
-def open_parent(ctx: Context, path: str, make: bool = False) -> Iterator[Tuple[int, str]]:
+def open_parent(ctx: Place, path: str, make: bool = False) -> Iterator[Tuple[int, str]]:
     """The descriptor of the directory that holds `path`, and the name in it.
 
     `make` makes the directories on the way. Raises OSError, SkillError.
     """
-    names = _parts(ctx, path)
+    names = parts_of(ctx, path)
     if not names:
         raise SkillError(f"{path or 'the path'}: is the workspace itself; name a file in it")
     with _descent(ctx, names[:-1], make) as fd:
@@ -93,7 +101,7 @@ def open_parent(ctx: Context, path: str, make: bool = False) -> Iterator[Tuple[i
 
 
 @contextmanager
-def open_file(ctx: Context, path: str, flags: int) -> Iterator[int]:
+def open_file(ctx: Place, path: str, flags: int) -> Iterator[int]:
     """The descriptor of an ordinary file; anything else is refused without waiting for it.
 
     `flags` say what for, as in os.open. Raises OSError, SkillError.
@@ -113,7 +121,7 @@ def open_file(ctx: Context, path: str, flags: int) -> Iterator[int]:
         os.close(fd)
 
 
-def is_directory(ctx: Context, path: str) -> bool:
+def is_directory(ctx: Place, path: str) -> bool:
     """Whether there is such a directory. Raises SkillError for a path that leads outside."""
     try:
         with open_directory(ctx, path):

@@ -7,6 +7,7 @@ import stat
 from fnmatch import fnmatchcase
 from typing import Annotated, List, Tuple
 
+from pibot.files import write_all
 from pibot.skills import Context, Output, SkillError, skill
 from pibot.skills._workspace import (
     DIRECTORY,
@@ -155,9 +156,7 @@ def _write(ctx: Context, path: str, content: str, append: int) -> Output:
     with explained(path), open_file(ctx, path, os.O_WRONLY | os.O_CREAT | append) as fd:
         if not append:  # only now: it is known to be an ordinary file
             os.ftruncate(fd, 0)
-        rest = memoryview(raw)
-        while rest:
-            rest = rest[os.write(fd, rest) :]
+        write_all(fd, raw)
         size = os.fstat(fd).st_size
     done = "appended" if append else "wrote"
     data = {"path": path, "written_bytes": len(raw), "size_bytes": size}
