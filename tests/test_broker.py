@@ -111,7 +111,6 @@ def test_embedded_round_trip_and_a_second_master_finds_it(opened: List[BrokerHan
 def test_embedded_drops_a_silent_client_and_sends_its_will(
     opened: List[BrokerHandle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pibot.embedded._GRACE_S", 0)
     port = free_port()
     opened.append(find_or_start(settings(port)))
     watcher = Client(port, "will/silent")

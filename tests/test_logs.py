@@ -155,3 +155,35 @@ def test_the_journal_adds_the_time_itself(tmp_path: Path) -> None:
     ]
     assert said[0] == b"INFO pibot: hello\n"
     assert said[1].endswith(b" INFO pibot: hello\n")
+
+
+def test_a_flood_of_one_kind_becomes_a_few_lines(screen: Screen, tmp_path: Path) -> None:
+    logs.setup("worker", settings({"PIBOT_LOG_DIR": str(tmp_path)}))
+    log, clock = logging.getLogger("pibot.test"), 1000.0
+
+    def say(level: int, text: str, *args: object) -> None:
+        record = log.makeRecord("pibot.test", level, "f", 1, text, args, None)
+        record.created = clock
+        log.handle(record)
+
+    for i in range(1_000):
+        say(logging.WARNING, "bad message from %s", i)
+    say(logging.WARNING, "something else")
+    clock += logs.ALIKE_S
+    say(logging.WARNING, "bad message from %s", "w1")
+    lines = screen.getvalue().splitlines()
+    assert len(lines) == logs.ALIKE + 2
+    assert lines[-2].endswith("something else")
+    assert lines[-1].endswith("bad message from w1 (950 more like it were left out)")
+    assert len((tmp_path / "worker.log").read_text("utf-8").splitlines()) == logs.ALIKE + 2
+
+
+def test_a_clock_that_is_set_back_silences_nothing(screen: Screen) -> None:
+    logs.setup("worker", settings({}))
+    log = logging.getLogger("pibot.test")
+    for created in (5e9, 1e9):
+        for _ in range(2 * logs.ALIKE):
+            record = log.makeRecord("pibot.test", logging.ERROR, "f", 1, "again", (), None)
+            record.created = created
+            log.handle(record)
+    assert len(screen.getvalue().splitlines()) == 2 * logs.ALIKE

@@ -10,10 +10,10 @@ import pytest
 
 from fleet_processes import free_port, wait_for
 from pibot import config
+from pibot.bus import MemoryBus, MemoryTransport, matches
 from pibot.roles.client import Fleet
 from pibot.roles.master import Master
 from pibot.roles.worker import Worker
-from pibot.transport import MemoryBus, MemoryTransport, matches
 
 
 class Memory:

@@ -8,7 +8,19 @@ from typing import Callable, List
 import pytest
 
 from pibot.messages import Header, Hello, Welcome
-from pibot.session import MAX_CHANNELS, MAX_OF_ONE, RETRY_S, WINDOW, Channel, Guest, Host
+from pibot.session import (
+    MAX_CHANNELS,
+    MAX_HELLO_BYTES,
+    MAX_OF_ONE,
+    PATIENCE_MAX_S,
+    PATIENCE_S,
+    RETRY_S,
+    WINDOW,
+    Channel,
+    Doubt,
+    Guest,
+    Host,
+)
 
 HELLO = Hello("0" * 16, "s")
 
@@ -97,12 +109,35 @@ def test_a_new_hello_leaves_the_old_session_until_it_is_used() -> None:
 def test_the_session_unused_for_longest_goes_first_when_there_are_too_many() -> None:
     host = Host(nonces())
     first, second = host.open("a", HELLO), host.open("b", HELLO)
-    for i in range(MAX_CHANNELS - 2):
-        host.open(f"x{i}", HELLO)
+    assert host.find("b", header(second.ses)) is second
     assert host.find("a", header(first.ses)) is first
-    host.open("y", HELLO)
+    for i in range(MAX_CHANNELS - 1):
+        assert host.find(f"x{i}", header(host.open(f"x{i}", HELLO).ses))
     assert host.find("a", header(first.ses)) is first
     assert host.find("b", header(second.ses)) is None
+
+
+def test_a_flood_of_hellos_ends_no_session_that_is_in_use() -> None:
+    host = Host(nonces())
+    live = host.open("w1", HELLO)
+    assert host.find("w1", header(live.ses)) is live
+    for i in range(2 * MAX_CHANNELS):
+        host.open(f"x{i}", hello(i))
+    for i in range(2 * MAX_OF_ONE):
+        host.open("w1", hello(i + 1))
+    assert host.find("w1", header(live.ses)) is live
+    assert len(host._opened) <= MAX_CHANNELS and len(host._of) <= MAX_CHANNELS + 1
+
+
+def test_large_hellos_do_not_fill_memory() -> None:
+    host = Host(nonces())
+    for i in range(200):
+        last = host.open(f"x{i}", hello(i), MAX_HELLO_BYTES // 100)
+    assert len(host._opened) == 100 and host._bytes <= MAX_HELLO_BYTES
+    assert host.find("x199", header(last.ses)) is last
+    for i in range(200):
+        host.close(f"x{i}")
+    assert host._bytes == 0 and not host._opened and not host._used and not host._of
 
 
 def test_one_guest_cannot_push_the_others_out() -> None:
@@ -111,7 +146,7 @@ def test_one_guest_cannot_push_the_others_out() -> None:
     flood = [host.open("b", hello(i)) for i in range(2 * MAX_OF_ONE)]
     assert host.find("a", header(mine.ses)) is mine
     assert host.find("b", header(flood[-1].ses)) is flood[-1]
-    assert len(host._channels) == 1 + MAX_OF_ONE
+    assert len(host._opened) + len(host._used) == 1 + MAX_OF_ONE
 
 
 def test_a_hello_that_is_repeated_opens_one_session() -> None:
@@ -206,3 +241,42 @@ def test_a_refused_guest_tries_slowly_and_has_no_session() -> None:
     one.welcomed(*welcome(one.hello_nonce(0.0)), HELLO)
     one.later(10.0, 5.0)
     assert one.channel is None and one.wake_at() == 15.0
+
+
+# --- a connection in doubt ------------------------------------------------------------------------
+
+
+def waits(doubt: Doubt, now: float, count: int) -> List[float]:
+    """How long each of the next connections is believed, when nobody ever answers."""
+    found = []
+    for _ in range(count):
+        doubt.connected(now)
+        waited = next(s for s in range(2 * int(PATIENCE_MAX_S)) if doubt.due(now + s))
+        found.append(float(waited))
+        now += waited
+        doubt.lost()
+    return found
+
+
+def test_a_deaf_connection_is_doubted_again_and_again_but_ever_more_slowly() -> None:
+    doubt = Doubt(lambda: 0.0)
+    assert waits(doubt, 100.0, 7) == [30.0, 60.0, 120.0, 240.0, 480.0, 600.0, 600.0]
+
+
+def test_an_answer_ends_the_doubt() -> None:
+    doubt = Doubt(lambda: 0.0)
+    waits(doubt, 0.0, 4)
+    doubt.connected(1000.0)
+    doubt.heard(1001.0)
+    assert not doubt.due(1001.0 + PATIENCE_S - 0.1) and doubt.due(1001.0 + PATIENCE_S)
+    doubt.connected(2000.0)
+    doubt.heard(2000.0)
+    assert waits(doubt, 2001.0, 1) == [PATIENCE_S]
+
+
+def test_without_a_connection_there_is_nothing_to_doubt() -> None:
+    doubt = Doubt(lambda: 0.0)
+    assert not doubt.due(1e9)
+    doubt.connected(0.0)
+    doubt.lost()
+    assert not doubt.due(1e9)

@@ -165,6 +165,12 @@ def _mosquitto_config(port: int) -> str:
         "allow_anonymous true",
         "persistence false",
         "set_tcp_nodelay true",
+        "max_packet_size 300000",  # as the embedded one
+        "max_connections 250",
+        "max_inflight_messages 100",
+        "max_queued_messages 2000",
+        "max_queued_bytes 33554432",
+        "memory_limit 134217728",
         "log_dest stderr",
         "log_type error",
     ]

@@ -1,6 +1,7 @@
 """The embedded broker: amqtt on loopback, in a thread with its own event loop.
 
-Only the master that starts it imports this module; it needs Python 3.10 and loads asyncio.
+Only the master that starts it imports this module; it needs Python 3.10 and loads asyncio. The
+sockets are ours: `doorkeeper` says what amqtt gets to read and to write.
 """
 
 from __future__ import annotations
@@ -8,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional
 
 from amqtt.broker import Broker
-from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.plugins.base import BaseAuthPlugin
 
-_GRACE_S = 3  # added to a client's keepalive before its silence counts
+from pibot.doorkeeper import Doorkeeper
+
+_NEVER_S = 10 * 365 * 86_400  # added to a client's keepalive: the doorkeeper counts its silence
 _STOP_S = 5.0
+log = logging.getLogger(__name__)
 
 
 class Loopback(BaseAuthPlugin):  # type: ignore[misc, unused-ignore]
@@ -55,7 +58,6 @@ class EmbeddedBroker:
     def _run(self) -> None:
         for name in ("amqtt", "transitions"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # they tell each connection's story
-        _enforce_keepalive()
         try:
             asyncio.run(self._serve())
         except Exception as error:
@@ -65,22 +67,25 @@ class EmbeddedBroker:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._loop.set_exception_handler(_note)
         config = {
-            "listeners": {"default": {"type": "tcp", "bind": f"127.0.0.1:{self._port}"}},
-            "timeout_disconnect_delay": _GRACE_S,
+            "listeners": {"default": {"type": "external"}},
+            "timeout_disconnect_delay": _NEVER_S,
             "plugins": {f"{__name__}.Loopback": {}},
         }
         broker = Broker(config)
         await broker.start()
+        door = Doorkeeper(broker, "default")
+        watching = asyncio.create_task(door.watch())
+        server = await asyncio.start_server(door.serve, "127.0.0.1", self._port)
         self._ready.set()
         await self._stop.wait()
+        server.close()
         await asyncio.wait_for(broker.shutdown(), _STOP_S)
+        watching.cancel()
+        door.close()
 
 
-def _enforce_keepalive() -> None:
-    """Make amqtt drop a client that is silent beyond its keepalive: its own handler is empty."""
-
-    def drop(handler: Any) -> None:
-        asyncio.get_running_loop().create_task(handler.handle_connection_closed())
-
-    BrokerProtocolHandler.handle_read_timeout = drop
+def _note(_loop: asyncio.AbstractEventLoop, context: Dict[str, Any]) -> None:
+    """What a client's bytes have led amqtt to raise: that connection is over, and that is all."""
+    log.debug("the embedded broker: %s %r", context.get("message"), context.get("exception"))

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import List, Tuple
+from typing import Dict, List, Tuple
 
 from pibot.config import NO_KEY, Settings
 from pibot.errors import ConfigError
@@ -16,6 +16,9 @@ FILE_BYTES = 5_000_000
 FILES = 3  # the current one and two older
 _PLAIN = "%(levelname)s %(name)s: %(message)s"
 _TIMED = "%(asctime)s " + _PLAIN
+ALIKE = 50  # records of one kind that are written …
+ALIKE_S = 60.0  # … within this time: a flood of messages must not become one of lines
+KINDS = 1_000
 _SHORTEST_SECRET = 4  # a shorter one would blot out ordinary words
 # Control characters, and what turns the direction or the line of the text that follows.
 _UNSAFE = re.compile(
@@ -39,12 +42,41 @@ def setup(role: str, settings: Settings, *, debug: bool = False) -> None:
     for old in [h for h in root.handlers if isinstance(h.formatter, _OneLine)]:
         root.removeHandler(old)
         old.close()
+    calm = _Calm()
     for handler in handlers:
+        handler.addFilter(calm)
         root.addHandler(handler)
     root.setLevel(logging.WARNING)  # libraries; PiBot's own records have their own level
     usual = logging.INFO if role in ("master", "worker") else logging.WARNING
     logging.getLogger("pibot").setLevel(logging.DEBUG if debug else usual)
     logging.raiseExceptions = False  # a full disk must not fill the journal with tracebacks
+
+
+class _Calm(logging.Filter):
+    """Lets so many records of one kind pass within a time; the next one says how many it were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kinds: Dict[Tuple[str, str], List[float]] = {}  # since when, passed, left out
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        facts = record.__dict__  # several handlers ask
+        if "passes" not in facts:
+            facts["passes"], facts["left_out"] = self._judge(record)
+        return bool(facts["passes"])
+
+    def _judge(self, record: logging.LogRecord) -> Tuple[bool, int]:
+        if record.levelno <= logging.DEBUG:
+            return True, 0
+        if len(self._kinds) > KINDS:
+            self._kinds.clear()
+        kind, now, left_out = (record.name, str(record.msg)), record.created, 0
+        seen = self._kinds.setdefault(kind, [now, 0, 0])
+        if not 0 <= now - seen[0] < ALIKE_S:
+            left_out = int(seen[2])
+            seen[:] = [now, 0, 0]
+        seen[1 if seen[1] < ALIKE else 2] += 1
+        return seen[2] == 0, left_out
 
 
 class _OneLine(logging.Formatter):
@@ -63,6 +95,9 @@ class _OneLine(logging.Formatter):
             plain.msg = f"{record.getMessage()} ({type(error).__name__}: {error})"
             plain.args, plain.exc_info, plain.stack_info = None, None, None
         line = super().format(plain)
+        left_out = record.__dict__.get("left_out")
+        if left_out:
+            line += f" ({left_out} more like it were left out)"
         for secret in self._secrets:
             line = line.replace(secret, "***")
         return _UNSAFE.sub(_escape, line)

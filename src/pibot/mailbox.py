@@ -5,10 +5,11 @@ from __future__ import annotations
 import socket
 import threading
 from collections import deque
-from typing import Any, Callable, Deque, List
+from typing import Any, Callable, Deque, List, Tuple
 
 GROUP = 500  # handled together, committed together
-LIMIT = 20_000  # beyond that, what the sender will repeat is dropped
+LIMIT = 20_000  # beyond these, what the sender will repeat is dropped
+LIMIT_BYTES = 32 * 1024 * 1024
 
 Poll = Callable[[float, socket.socket], None]
 
@@ -17,7 +18,8 @@ class Mailbox:
     """`open()` first; `collect` belongs to the loop's thread, everything else to any thread."""
 
     def __init__(self) -> None:
-        self._items: Deque[Any] = deque()
+        self._items: Deque[Tuple[Any, int]] = deque()
+        self._bytes_in = self._bytes_out = 0  # each has one thread that writes it
         self._owner = 0
         self._asleep = False
 
@@ -28,14 +30,20 @@ class Mailbox:
 
     def put(self, item: Any) -> None:
         """Add what must not be lost: ends of attempts, plans, a request to stop."""
-        self._items.append(item)
+        self._items.append((item, 0))
         self._end_wait()  # also from a signal handler, which runs in the loop's own thread
 
-    def offer(self, item: Any) -> bool:
-        """Add what the sender repeats until it is answered; False if there is no room."""
-        if len(self._items) >= LIMIT:
+    def offer(self, topic: str, payload: bytes) -> bool:
+        """Add a packet, which the sender repeats until it is answered; False if there is no room.
+
+        One thread does this: the loop's own, or an in-memory bus under its lock.
+        """
+        size = len(payload)
+        waiting = self._bytes_in - self._bytes_out
+        if len(self._items) >= LIMIT or waiting + size > LIMIT_BYTES:
             return False
-        self._items.append(item)
+        self._bytes_in += size
+        self._items.append(((topic, payload), size))
         self.wake()
         return True
 
@@ -61,7 +69,12 @@ class Mailbox:
         poll(0.0 if self._items else max(0.0, wait_s), self._reader)
         self._asleep = False
         self._drain()
-        return [self._items.popleft() for _ in range(min(len(self._items), GROUP))]
+        return [self._next() for _ in range(min(len(self._items), GROUP))]
+
+    def _next(self) -> Any:
+        item, size = self._items.popleft()
+        self._bytes_out += size
+        return item
 
     def _drain(self) -> None:
         try:

@@ -20,8 +20,11 @@ from pibot.messages import Header, Hello, Welcome
 WINDOW = 65_536  # QoS 0 overtakes QoS 1 by whole queues, here and in the broker
 MAX_CHANNELS = 2_000
 MAX_OF_ONE = 100  # sessions of one guest: it cannot push the others out
+MAX_HELLO_BYTES = 2 * 1024 * 1024  # of hellos whose guests have not come back yet
 HINT_PAUSE_S = 2.0
 RETRY_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+PATIENCE_S = 30.0  # with a connection on which nobody answers
+PATIENCE_MAX_S = 600.0  # the host may be away for days
 
 
 class Channel:
@@ -57,46 +60,73 @@ class Channel:
 
 
 class Host:
-    """The master's sessions with one kind of guest, the oldest dropped when there are too many."""
+    """The master's sessions with one kind of guest.
+
+    Anybody may say hello, under any name and as often as he likes. So a session that was only
+    opened can be pushed out by other hellos, never one that its guest has used.
+    """
 
     def __init__(self, nonce: Callable[[], str]) -> None:
         self._nonce = nonce
-        self._channels: "OrderedDict[str, Channel]" = OrderedDict()
+        self._opened: "OrderedDict[str, Channel]" = OrderedDict()
+        self._used: "OrderedDict[str, Channel]" = OrderedDict()
+        self._of: Dict[str, Dict[str, Channel]] = {}  # the sessions of each guest, the oldest first
+        self._sizes: Dict[str, int] = {}
+        self._bytes = 0
 
-    def open(self, peer: str, hello: Hello) -> Channel:
+    def open(self, peer: str, hello: Hello, size: int = 0) -> Channel:
         """Begin a session; it replaces nothing until the guest has used it.
 
-        A hello that comes twice is answered with the session that it has already.
+        A hello that comes twice is answered with the session that it has already. `size` is what
+        the hello takes.
         """
-        mine = [c for c in self._channels.values() if c.peer == peer]
-        for channel in mine:
+        mine = self._of.setdefault(peer, {})
+        for channel in mine.values():
             if channel.hello.nonce == hello.nonce:
                 return channel
         ses = f"{hello.nonce}.{self._nonce()}"
-        channel = self._channels[ses] = Channel(peer, ses, hello)
-        if len(mine) >= MAX_OF_ONE:
-            del self._channels[mine[0].ses]
-        while len(self._channels) > MAX_CHANNELS:
-            self._channels.popitem(last=False)
+        channel = self._opened[ses] = mine[ses] = Channel(peer, ses, hello)
+        self._sizes[ses] = size
+        self._bytes += size
+        if len(mine) > MAX_OF_ONE:
+            others = list(mine.values())[:-1]
+            self._end(next((c for c in others if c.ses in self._opened), others[0]))
+        while len(self._opened) > MAX_CHANNELS or self._bytes > MAX_HELLO_BYTES:
+            self._end(next(iter(self._opened.values())))
         return channel
 
     def find(self, peer: str, header: Header) -> Optional[Channel]:
         """Return the session that a message belongs to, or None."""
-        channel = self._channels.get(header.ses)
+        channel = self._opened.get(header.ses) or self._used.get(header.ses)
         if channel is None or channel.peer != peer:
             return None
-        self._channels.move_to_end(header.ses)
+        if self._opened.pop(header.ses, None):
+            self._bytes -= self._sizes.pop(header.ses)
+        self._used[header.ses] = channel
+        self._used.move_to_end(header.ses)
+        if len(self._used) > MAX_CHANNELS:
+            self._end(next(iter(self._used.values())))
         return channel
 
     def close_others(self, keep: Channel) -> None:
         """End every other session of this guest: it has moved to this one."""
-        self.close(keep.peer)
-        self._channels[keep.ses] = keep
+        for channel in list(self._of.get(keep.peer, {}).values()):
+            if channel is not keep:
+                self._end(channel)
 
     def close(self, peer: str) -> None:
         """End every session of this guest."""
-        for ses in [s for s, c in self._channels.items() if c.peer == peer]:
-            del self._channels[ses]
+        for channel in list(self._of.get(peer, {}).values()):
+            self._end(channel)
+
+    def _end(self, channel: Channel) -> None:
+        self._opened.pop(channel.ses, None)
+        self._used.pop(channel.ses, None)
+        self._bytes -= self._sizes.pop(channel.ses, 0)
+        mine = self._of[channel.peer]
+        del mine[channel.ses]
+        if not mine:
+            del self._of[channel.peer]
 
 
 class Guest:
@@ -165,3 +195,35 @@ class Guest:
         """Whether a message belongs to the session and is new."""
         channel = self.channel
         return channel is not None and header.ses == channel.ses and channel.fresh(header.n)
+
+
+class Doubt:
+    """Whether a connection that stands is deaf: nobody has answered on it for too long.
+
+    A broker may grant a subscription and deliver nothing, a cable may swallow one direction. Then
+    only another connection helps. If that is deaf, too, the host is more likely away: the waits
+    grow.
+    """
+
+    def __init__(self, jitter: Callable[[], float]) -> None:
+        self._jitter, self._wait_s = jitter, PATIENCE_S
+        self._at = float("inf")
+
+    def connected(self, now: float) -> None:
+        self._at = now + self._wait_s * (1 + 0.5 * self._jitter())
+
+    def lost(self) -> None:
+        self._at = float("inf")
+
+    def heard(self, now: float) -> None:
+        """Somebody whom we asked has answered: the connection works both ways."""
+        self._wait_s = PATIENCE_S
+        self._at = now + self._wait_s
+
+    def due(self, now: float) -> bool:
+        """Whether to connect anew, now; asked again only after the next connection."""
+        if now < self._at:
+            return False
+        self._wait_s = min(2 * self._wait_s, PATIENCE_MAX_S)
+        self._at = float("inf")
+        return True

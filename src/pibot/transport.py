@@ -1,4 +1,4 @@
-"""MQTT behind a small interface: the paho adapter, and an in-memory one that ships for tests.
+"""MQTT behind a small interface, and the paho adapter; `bus` has one in memory.
 
 The broker is a lossy, duplicating, reordering bus. `publish` promises nothing: what counts is the
 receiver's answer, so a message published while the connection is down is simply dropped.
@@ -13,15 +13,21 @@ import socket
 import ssl
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence, Tuple
 
+from pibot.outbox import Out, Outbox
+
 KEEPALIVE_S = 15
-RETRY_S = (0.5, 1.0, 2.0, 4.0)
+RETRY_S = (0.25, 0.5, 1.0, 2.0)
+REFUSED_S = 5.0  # the same no is sooner or later in somebody's log
+UP_S = 10.0  # from a socket to a subscription
 MISC_S = 1.0  # how often paho looks after its keepalive
 FLUSH_S = 1.0
 GROUP = 200  # packets read before the loop handles them
 INFLIGHT = 0  # no limit of ours: acknowledgements are end to end
+PACKET_BYTES = 300_000  # what is larger is nothing that anybody here reads
 
 OnMessage = Callable[[str, bytes], object]
 OnState = Callable[[bool, str], object]  # connected?, why not
@@ -46,7 +52,10 @@ class Transport(Protocol):
         """Take in what has come; wait for it, but not longer, nor when `wake` is readable."""
 
     def publish(self, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> bool:
-        """Hand a packet over; False, and it is dropped, while there is no connection."""
+        """Hand a packet over; False, and it is dropped, without a connection or without room."""
+
+    def renew(self) -> None:
+        """Give up a connection that seems deaf, and make another."""
 
     def close(self) -> None: ...
 
@@ -66,31 +75,41 @@ class Link:
 
 
 class PahoTransport:
-    """A connection that comes back by itself: clean sessions, one new client id per process.
+    """A connection that comes back by itself; each one has a clean session and a new client id.
 
     paho runs in the caller's loop: a thread of its own costs a task on a worker twice the time.
-    Only connecting, which may block for seconds, happens in a thread beside it.
+    Only connecting, which may block for seconds, happens in a thread beside it. A paho client
+    serves for one connection: what one has queued never reaches the next.
     """
 
     def __init__(
         self, link: Link, name: str, filters: Sequence[str], will: Optional[LastWill] = None
     ) -> None:
         self._link, self._filters, self._will = link, list(filters), will
-        self._client_id = f"pb-{name}-{secrets.token_hex(6)}"
+        self._name = name
         self._client: Any = None
+        self._outbox = Outbox()
         self._refused = ""
-        self._state = "down"  # down, connecting, open (a socket), up (subscribed)
+        self._state = "down"  # down, connecting, open (a socket), up (subscribed), closed
         self._retry_at = 0.0
         self._tries = 0
-        self._misc_at = 0.0
+        self._misc_at = self._up_by = 0.0
+        self._got = 0  # packets in this poll
 
     def start(self, on_message: OnMessage, on_state: OnState, wake: Wake) -> None:
+        self._on_message, self._on_state, self._wake = on_message, on_state, wake
+
+    # --- connecting -----------------------------------------------------------------------------
+
+    def _new_client(self) -> Any:
         import paho.mqtt.client as mqtt
         from paho.mqtt.enums import CallbackAPIVersion
 
-        self._on_message, self._on_state, self._wake = on_message, on_state, wake
-        client = self._client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, self._client_id, clean_session=True
+        client = mqtt.Client(
+            CallbackAPIVersion.VERSION2,
+            f"pb-{self._name}-{secrets.token_hex(6)}",
+            clean_session=True,
+            reconnect_on_failure=False,  # it would fall back to MQTT 3.1, silently
         )
         client.max_inflight_messages_set(INFLIGHT)
         if self._link.username:
@@ -101,33 +120,46 @@ class PahoTransport:
         client.on_socket_open = _no_delay
         client.on_message = self._on_packet
         client.on_connect = self._on_connect
-        client.on_subscribe = lambda *a: self._ready()
+        client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
+        return client
 
-    # --- connecting -----------------------------------------------------------------------------
+    def _begin(self) -> None:
+        self._state, self._client = "connecting", self._new_client()
+        self._outbox = Outbox()
+        args = (self._client,)
+        threading.Thread(target=self._connect, args=args, name="connect", daemon=True).start()
 
-    def _connect(self) -> None:
+    def _connect(self, client: Any) -> None:
         """In a thread of its own: name resolution, TCP and TLS may take their time."""
-        client, link = self._client, self._link
+        link = self._link
         try:
-            if link.ca_file and not client._ssl_context:
+            if link.ca_file:
                 client.tls_set(link.ca_file, tls_version=ssl.PROTOCOL_TLS_CLIENT)
             client.connect(link.host, link.port, keepalive=KEEPALIVE_S)
         except (OSError, ValueError) as error:
-            self._later(_silent(link, error))
+            if self._state == "connecting":
+                self._later(_silent(link, error))
         else:
+            if self._state == "closed":  # meanwhile
+                _let_go(client)
+                return
+            self._up_by = time.monotonic() + UP_S
             self._state = "open"
         self._wake()
 
-    def _later(self, why: str) -> None:
+    def _later(self, why: str, pause_s: float = 0.0) -> None:
         """Report a failure, and try again after a growing, jittered pause."""
-        pause_s = RETRY_S[min(self._tries, len(RETRY_S) - 1)]
+        pause_s = pause_s or RETRY_S[min(self._tries, len(RETRY_S) - 1)]
         self._tries += 1
         self._retry_at = time.monotonic() + pause_s * (1 + random.random() / 4)
         self._state = "down"
         self._on_state(False, why)
 
     def _on_packet(self, _client: Any, _user: Any, packet: Any) -> None:
+        self._got += 1
+        if len(packet.payload) > PACKET_BYTES:  # before it is copied, and waits with others
+            return
         try:
             topic = packet.topic
         except UnicodeDecodeError:  # no broker should pass such a topic on
@@ -142,6 +174,12 @@ class PahoTransport:
         else:
             self._ready()
 
+    def _on_subscribe(self, _client: Any, _user: Any, _id: int, reasons: Any, _props: Any) -> None:
+        if any(reason.is_failure for reason in reasons):
+            self._hang_up(_may_not_read(self._link), REFUSED_S)
+        else:
+            self._ready()
+
     def _ready(self) -> None:
         self._state, self._tries = "up", 0
         self._on_state(True, "")
@@ -151,65 +189,117 @@ class PahoTransport:
             lost = f"the connection to the broker {self._link.where()} was lost"
             if self._state == "open":
                 lost = f"{self._link.where()} takes connections but does not answer as a broker"
-            why, self._refused = self._refused or lost, ""
-            self._later(why)
+            refused, self._refused = self._refused, ""
+            self._later(refused or lost, REFUSED_S if refused else 0.0)
+
+    def _hang_up(self, why: str, pause_s: float = 0.0) -> None:
+        """End a connection that is there but of no use."""
+        self._later(why, pause_s)
+        _let_go(self._client)
+
+    def renew(self) -> None:
+        if self._state in ("open", "up"):
+            self._hang_up(
+                f"nobody answers through the broker {self._link.where()}: connecting anew"
+            )
+            self._retry_at = 0.0
 
     # --- running --------------------------------------------------------------------------------
 
     def poll(self, wait_s: float, wake: socket.socket) -> None:
         now = time.monotonic()
-        if self._state in ("open", "up") and self._client.socket() is None:
-            self._on_disconnect()  # lost while connecting: paho said so before we listened
+        if self._state in ("open", "up"):
+            self._look_after(now)
         if self._state == "down" and now >= self._retry_at:
-            self._state = "connecting"
-            threading.Thread(target=self._connect, name="connect", daemon=True).start()
+            self._begin()
         elif self._state == "down":
             wait_s = min(wait_s, self._retry_at - now)
-        elif self._state in ("open", "up") and now >= self._misc_at:
-            self._misc_at = now + MISC_S
-            self._client.loop_misc()
         sock = self._client.socket() if self._state in ("open", "up") else None
         if sock is None:
             _wait([(wake, select.POLLIN)], min(wait_s, MISC_S))
-        else:
+            return
+        try:
             self._serve(sock, min(wait_s, MISC_S), wake)
+        except Exception as error:  # paho's, about bytes that are no MQTT
+            self._hang_up(f"the broker {self._link.where()} says what is no MQTT: {error!r}")
+
+    def _look_after(self, now: float) -> None:
+        if self._client.socket() is None:
+            self._on_disconnect()  # lost while connecting: paho said so before we listened
+        elif self._state == "open" and now >= self._up_by:
+            self._hang_up(f"the broker {self._link.where()} does not answer within {UP_S:g} s")
+        elif now >= self._misc_at:
+            self._misc_at = now + MISC_S
+            self._client.loop_misc()
 
     def _serve(self, sock: Any, wait_s: float, wake: socket.socket) -> None:
         """Read what is there, at most a group of packets, and write what waits."""
-        for _ in range(GROUP):
-            wanted = select.POLLIN | (select.POLLOUT if self._client.want_write() else 0)
+        client = self._client
+        self._got = 0
+        while self._got < GROUP:
+            self._feed()
+            wanted = select.POLLIN | (select.POLLOUT if client.want_write() else 0)
             buffered = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
             ready = _wait([(wake, select.POLLIN), (sock, wanted)], 0.0 if buffered else wait_s)
             events = ready.get(sock.fileno(), 0)
             if events & select.POLLOUT:
-                self._client.loop_write()
+                client.loop_write()
             if buffered or events & ~select.POLLOUT:
-                self._client.loop_read()
+                self._read(client)
             elif not events:
                 return
-            if self._client.socket() is not sock:
+            if self._state not in ("open", "up") or client.socket() is not sock:
                 return
             wait_s = 0.0
+
+    def _read(self, client: Any) -> None:
+        """Read messages as long as they come; paho reads one packet at a time."""
+        before = -1
+        while before != self._got < GROUP:
+            before = self._got
+            client.loop_read()
+
+    # --- sending --------------------------------------------------------------------------------
 
     def publish(self, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> bool:
         if self._state != "up":
             return False
-        self._client.publish(topic, payload, qos, retain)
+        out = Out(topic, payload, qos, retain)
+        if self._outbox or self._client.want_write():
+            return self._outbox.add(out)  # paho would keep everything that it cannot write
+        self._send(out)
         return True
+
+    def _feed(self) -> None:
+        while self._outbox and self._state == "up" and not self._client.want_write():
+            self._send(self._outbox.take())
+
+    def _send(self, out: Out) -> None:
+        """Let paho write a packet and forget it.
+
+        It would keep one of QoS 1 until its PUBACK, which a crowded Mosquitto leaves out, and read
+        as many packets at once as it keeps. A PUBACK proves nothing to us.
+        """
+        self._client.publish(*out)
+        self._client.drop_out_messages()
 
     def close(self) -> None:
         """Disconnect without the last will; what is still queued gets a moment to leave."""
         if self._state not in ("open", "up"):
+            self._state = "closed"
             return
-        until = time.monotonic() + FLUSH_S
-        while self._client.want_write() and self._client.socket() and time.monotonic() < until:
-            _wait([(self._client.socket(), select.POLLOUT)], 0.1)
-            self._client.loop_write()
+        client, until = self._client, time.monotonic() + FLUSH_S
+        while (client.want_write() or self._outbox) and time.monotonic() < until:
+            if client.socket() is None:
+                break
+            _wait([(client.socket(), select.POLLOUT)], 0.1)
+            client.loop_write()
+            self._feed()
         self._state = "closed"
-        self._client.disconnect()
-        while (sock := self._client.socket()) is not None and time.monotonic() < until:
+        client.disconnect()
+        while (sock := client.socket()) is not None and time.monotonic() < until:
             _wait([(sock, select.POLLIN)], 0.1)
-            self._client.loop_read()
+            client.loop_read()
 
 
 def _wait(wanted: "List[Tuple[Any, int]]", wait_s: float) -> Dict[int, int]:
@@ -218,6 +308,15 @@ def _wait(wanted: "List[Tuple[Any, int]]", wait_s: float) -> Dict[int, int]:
     for sock, events in wanted:
         poller.register(sock, events)
     return dict(poller.poll(max(0.0, wait_s) * 1000))
+
+
+def _let_go(client: Any) -> None:
+    """Say goodbye, if that can leave, so that nobody takes us for dead; then close the socket."""
+    with suppress(Exception):
+        client.disconnect()
+    sock = client.socket()
+    if sock is not None:
+        sock.close()
 
 
 def _no_delay(_client: Any, _user: Any, sock: Any) -> None:
@@ -230,6 +329,14 @@ def _silent(link: Link, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"MQTT_CA_FILE {link.ca_file} is not there"
     return f"no broker answers at {link.where()}: is it running, are MQTT_HOST and MQTT_PORT right?"
+
+
+def _may_not_read(link: Link) -> str:
+    who = link.username or "whoever has no user name"
+    return (
+        f"the broker {link.where()} does not let {who} read the topics of this fleet: check its "
+        "access rights and PIBOT_FLEET"
+    )
 
 
 def _refusal(link: Link, reason: str) -> str:
@@ -245,77 +352,3 @@ def _refusal(link: Link, reason: str) -> str:
             "and MQTT_PASSWORD"
         )
     return f"the broker {link.where()} refused the connection: {reason}"
-
-
-class MemoryBus:
-    """A broker in memory: real topics and filters, retained messages, wills."""
-
-    def __init__(self) -> None:
-        self.retained: "dict[str, bytes]" = {}
-        self.log: List[Tuple[str, bytes]] = []
-        self._guests: "List[MemoryTransport]" = []
-        self._lock = threading.RLock()
-
-    def join(self, guest: "MemoryTransport") -> None:
-        with self._lock:
-            self._guests.append(guest)
-
-    def leave(self, guest: "MemoryTransport") -> None:
-        with self._lock:
-            self._guests = [g for g in self._guests if g is not guest]
-
-    def publish(self, topic: str, payload: bytes, retain: bool) -> None:
-        with self._lock:
-            self.log.append((topic, payload))
-            if retain:
-                self.retained.pop(topic, None)
-                if payload:
-                    self.retained[topic] = payload
-            for guest in list(self._guests):
-                guest.deliver(topic, payload)
-
-
-class MemoryTransport:
-    """A connection to a MemoryBus."""
-
-    def __init__(
-        self, bus: MemoryBus, filters: Sequence[str], will: Optional[LastWill] = None
-    ) -> None:
-        self._bus, self._filters, self._will = bus, list(filters), will
-        self._on_message: Optional[OnMessage] = None
-
-    def start(self, on_message: OnMessage, on_state: OnState, wake: Wake) -> None:
-        self._on_message = on_message
-        self._bus.join(self)
-        on_state(True, "")
-
-    def poll(self, wait_s: float, wake: socket.socket) -> None:
-        _wait([(wake, select.POLLIN)], wait_s)
-
-    def deliver(self, topic: str, payload: bytes) -> None:
-        if self._on_message and any(matches(f, topic) for f in self._filters):
-            self._on_message(topic, payload)
-
-    def publish(self, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> bool:
-        self._bus.publish(topic, payload, retain)
-        return True
-
-    def close(self) -> None:
-        self._bus.leave(self)
-
-    def die(self) -> None:
-        """Vanish as a killed process does: the bus publishes the will."""
-        self._bus.leave(self)
-        if self._will:
-            self._bus.publish(self._will.topic, self._will.payload, self._will.retain)
-
-
-def matches(pattern: str, topic: str) -> bool:
-    """Whether an MQTT topic filter matches a topic (MQTT 3.1.1, section 4.7)."""
-    wanted, have = pattern.split("/"), topic.split("/")
-    for i, level in enumerate(wanted):
-        if level == "#":
-            return True
-        if i >= len(have) or (level != "+" and level != have[i]):
-            return False
-    return len(wanted) == len(have)
