@@ -21,6 +21,8 @@ VOLC_MODEL = "ark-code-latest"
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 NO_KEY = "none"  # for a model server of one's own; the client library wants some key
 MAX_SLOTS = 64
+MAX_KEEP_DAYS = 3_650
+MAX_KEEP_GOALS = 1_000_000
 SERVICES = ("master", "worker")
 
 
@@ -47,6 +49,8 @@ KEYS = (
     Key("PIBOT_KEY", "this machine's signing key"),
     Key("PIBOT_FLEET", "the fleet's name; default home"),
     Key("PIBOT_STATE_DIR", "where the store lies; default ~/.local/state/pibot"),
+    Key("PIBOT_KEEP_DAYS", "days of running for which the master keeps what ended; default 30"),
+    Key("PIBOT_KEEP_GOALS", "how many goals that ended it keeps at most; default 10000"),
     Key("PIBOT_LOG_DIR", "also write logs to files there"),
     Key("PIBOT_SKILLS_DIR", "your own skills, one *.py each"),
     Key("PIBOT_SOUL", "a file with another system prompt"),
@@ -93,6 +97,8 @@ class Settings:
     mqtt_ca_file: Optional[Path]
     key: Optional[str] = field(repr=False)
     state_dir: Path  # of the services; nobody else keeps anything
+    keep_days: int
+    keep_goals: int
     log_dir: Optional[Path]
     skills_dir: Optional[Path]
     soul: Optional[Path]
@@ -158,6 +164,8 @@ def settings_of(role: str, values: Values, environ: Mapping[str, str]) -> Settin
         mqtt_ca_file=ca_file,
         key=values.text("PIBOT_KEY"),
         state_dir=_state_dir(values, environ) if role in SERVICES else Path(),
+        keep_days=values.number("PIBOT_KEEP_DAYS", 1, MAX_KEEP_DAYS, 30),
+        keep_goals=values.number("PIBOT_KEEP_GOALS", 1, MAX_KEEP_GOALS, 10_000),
         log_dir=values.path("PIBOT_LOG_DIR"),
         skills_dir=values.existing("PIBOT_SKILLS_DIR", directory=True),
         soul=values.existing("PIBOT_SOUL"),

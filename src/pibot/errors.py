@@ -6,7 +6,8 @@ PibotError                 the root: one sentence for a person, a code for a pro
 ├── Unreachable            the surroundings: no broker or no master answered         exit 3
 ├── TimedOut               the deadline passed                                       exit 4
 ├── Refused                the master understood the request and declined it         exit 1
-├── StoreError             this machine's store: disk full, damaged, locked          exit 1
+├── StoreError             this machine's store: disk full, locked, newer            exit 1
+│   └── DamagedStore       its file is bad: a new one has to begin                   exit 1
 ├── ModelError             the model endpoint: wrong key, unknown model, no answer   exit 1
 ├── SkillError             a skill ran and failed; `data` may hold what it has       exit 1
 └── BadMessage             the peer: bytes that the protocol does not allow          exit 1
@@ -56,6 +57,10 @@ class Refused(PibotError):
 
 class StoreError(PibotError):
     code = "store"
+
+
+class DamagedStore(StoreError):
+    """What stands in the file cannot be right; `mend()` of the journal begins a new one."""
 
 
 class ModelError(PibotError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,6 @@ import pytest
 
 from pibot.agent.journal import Journal
 from pibot.agent.worker_core import Dropped, Held
-from pibot.errors import StoreError
 from pibot.messages import Result
 
 RESULT = Result(
@@ -73,11 +73,63 @@ def test_lone_surrogates_do_not_stop_the_journal(tmp_path: Path) -> None:
     assert found.result is not None and found.result.error == "a?"
 
 
-@pytest.mark.parametrize("record", ["{", "7", '{"task":"g1-1"}', '{"task":"g1-1","att":"x"}'])
-def test_a_damaged_result_is_an_error_in_words(tmp_path: Path, record: str) -> None:
+# As released: these statements never change.
+VERSION_1 = """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE held (task TEXT PRIMARY KEY, att INTEGER NOT NULL, result TEXT) WITHOUT ROWID;
+    PRAGMA user_version=1;
+    INSERT INTO meta VALUES ('inc', 6);
+"""
+
+
+def test_a_file_of_the_first_version(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "worker.db") as db:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.executescript(VERSION_1)
+        text = json.dumps(RESULT.__dict__)
+        db.execute("INSERT INTO held VALUES ('g1-1', 2, ?), ('g2-1', 1, NULL)", (text,))
+    db.close()
+    journal, inc, held = opened(tmp_path)
+    assert (inc, held) == (7, [DONE])
+    journal.close()
+
+
+NOT_TO_BE_SENT = '{"task":"g1-1","att":2,"state":"succeeded","result":{"data":Infinity}}'
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["{", "7", '{"task":"g1-1"}', '{"task":"g1-1","att":"x"}', "[" * 2000, NOT_TO_BE_SENT],
+    ids=range(6),
+)
+def test_a_damaged_result_is_left_behind(tmp_path: Path, record: str) -> None:
+    other = replace(RESULT, task="g2-1")
+    assert len(after(tmp_path, [DONE, Held("g2-1", 2, result=other)])) == 2
+    with sqlite3.connect(tmp_path / "worker.db") as db:
+        db.execute("UPDATE held SET result = ? WHERE task = 'g1-1'", (record,))
+    db.close()
+    journal, inc, held = opened(tmp_path)
+    assert inc > 2 and [h.task for h in held] == ["g2-1"]
+    journal.close()
+    assert (tmp_path / "worker.damaged-1.db").exists()
+
+
+def test_damage_while_at_work_costs_nothing_that_is_in_memory(tmp_path: Path) -> None:
+    journal, _, _ = opened(tmp_path)
+    journal.close()
+    journal, inc, _ = opened(tmp_path)
+    journal.commit([DONE])
+    journal.mend("it is damaged", [DONE, Held("g2-1", 1)])
+    journal.commit([Dropped("g9-1")])
+    journal.close()
+    journal, again, held = opened(tmp_path)
+    assert (again, held) == (inc + 1, [DONE])
+    journal.close()
+
+
+def test_a_file_of_which_nothing_is_left(tmp_path: Path) -> None:
     assert after(tmp_path, [DONE]) == [DONE]
-    with sqlite3.connect(str(tmp_path / "worker.db")) as other:
-        other.execute("UPDATE held SET result = ?", (record,))
-    other.close()
-    with pytest.raises(StoreError, match="a stored result is damaged"):
-        opened(tmp_path)
+    (tmp_path / "worker.db").write_bytes(b"\xa5" * 20_000)
+    journal, inc, held = opened(tmp_path)
+    assert (inc, held) == (1, [])
+    journal.close()

@@ -16,7 +16,15 @@ from pibot.fleet import phrases
 
 BUILT_IN = [
     *("echo", "get_time", "system_status", "list_files", "read_file", "write_file"),
-    *("append_file", "search_files", "move_file", "delete_file", "shell", "web_fetch"),
+    *(
+        "append_file",
+        "search_files",
+        "move_file",
+        "delete_file",
+        "share_file",
+        "shell",
+        "web_fetch",
+    ),
 ]
 GOOD = '''
 from __future__ import annotations

@@ -210,6 +210,11 @@ def test_usage_is_asked_for_only_where_it_is_known(server: ModelServer) -> None:
         raw(b'data: [{"not": "a chunk"}]\n\ndata: [DONE]\n\n'),
         raw(b'error: {"code":500,"message":"parse error"}\n\n'),
         raw(b""),
+        stream(delta(content=7)),
+        stream(delta(content={"text": "not text"})),
+        stream(delta({"not": "a reason"}, content="Hi")),
+        stream(delta(tool_calls=[{"index": 0, "function": {"name": "a", "arguments": 7}}])),
+        raw(b'data: {"usage":{"prompt_tokens":1e999}}\n\ndata: [DONE]\n\n'),
     ],
     ids=lambda reply: f"{reply.status} {reply.end} {(reply.raw or b'')[:12]!r}",
 )

@@ -15,16 +15,20 @@ from pibot.agent.worker_core import (
     HEARTBEAT_S,
     LEASE_S,
     REFUSED_S,
+    REMEMBERED,
     RESEND_MAX_S,
+    STOP_S,
+    Deliver,
     Dropped,
     Held,
     Interrupt,
     Out,
+    Renew,
     Say,
     Start,
     WorkerCore,
 )
-from pibot.session import Guest
+from pibot.session import PATIENCE_S, Guest
 
 OK = {"success": True, "data": {}, "output": "x"}
 NO = {"success": False, "data": {}, "output": "x"}
@@ -101,6 +105,10 @@ def said(out: Out, kind: type) -> List[Any]:
 
 def starts(out: Out) -> List[Tuple[str, int]]:
     return [(e.assign.task, e.assign.att) for e in out.effects if isinstance(e, Start)]
+
+
+def at_ms(bench: Bench) -> int:
+    return int(bench.now * 1000)
 
 
 def interrupts(out: Out) -> List[str]:
@@ -199,7 +207,8 @@ def test_heartbeats_name_all_that_is_held_every_five_seconds() -> None:
     bench.end("g2-1")
     assert said(bench.tick(HEARTBEAT_S - 0.01), msg.Heartbeat) == []
     out = bench.tick(0.01)
-    assert said(out, msg.Heartbeat) == [msg.Heartbeat([["g1-1", 1], ["g2-1", 1]], {"load1": 0.5})]
+    held = [["g1-1", 1], ["g2-1", 1]]
+    assert said(out, msg.Heartbeat) == [msg.Heartbeat(held, {"load1": 0.5}, at_ms(bench))]
     assert [(s.channel, s.qos) for s in out.sends if isinstance(s.message, msg.Heartbeat)] == [
         ("hb", 0)
     ]
@@ -404,14 +413,48 @@ def test_an_assignment_while_it_is_being_stopped_is_declined_or_waits() -> None:
 
 
 @pytest.mark.parametrize("unsafe", [True, False])
-def test_after_a_silent_lease_only_what_is_unsafe_to_repeat_is_stopped(unsafe: bool) -> None:
+def test_before_a_silent_lease_ends_only_what_is_unsafe_to_repeat_is_stopped(unsafe: bool) -> None:
     bench = Bench()
     bench.assign(unsafe=unsafe)
-    outs = [bench.tick(0.5) for _ in range(int(LEASE_S / 0.5) - 1)]
+    outs = [bench.tick(0.5) for _ in range(int(STOP_S / 0.5) - 1)]
     assert not any(interrupts(out) for out in outs)
+    assert bench.core.wake_at() <= bench.now + 0.5 or not unsafe
     assert interrupts(bench.tick(0.6)) == (["g1-1"] if unsafe else [])
-    assert bench.core.silent_s(bench.now) >= LEASE_S
+    assert STOP_S <= bench.core.silent_s(bench.now) < LEASE_S
     assert interrupts(bench.tick(1.0)) == []
+
+
+def test_a_late_answer_makes_the_lease_no_longer() -> None:
+    bench = Bench()
+    bench.assign(unsafe=True)
+    asked = at_ms(bench)
+    bench.tick(20.0)
+    bench.get(msg.HbAck([], asked))  # it has waited in a broker, or we were frozen
+    assert interrupts(bench.tick(STOP_S - 20.5)) == []
+    assert interrupts(bench.tick(0.5)) == ["g1-1"]
+
+
+def test_a_lease_from_the_future_is_none() -> None:
+    bench = Bench()
+    bench.assign(unsafe=True)
+    bench.get(msg.HbAck([], at_ms(bench) + 10**9))
+    assert interrupts(bench.tick(STOP_S)) == ["g1-1"]
+
+
+def test_whatever_comes_in_a_session_proves_that_its_inventory_came() -> None:
+    bench = Bench()
+    bench.tick(10 * LEASE_S)
+    bench.welcome()
+    assert starts(bench.assign(unsafe=True)) == [("g1-1", 1)], "it comes before the first answer"
+    assert interrupts(bench.last) == interrupts(bench.tick(STOP_S - 1)) == []
+
+
+def test_unsafe_work_that_comes_too_late_does_not_begin() -> None:
+    bench = Bench()
+    bench.tick(STOP_S)
+    out = bench.assign(unsafe=True)
+    assert (starts(out), said(out, msg.Declined)) == ([], [msg.Declined("g1-1", 1, "late")])
+    assert starts(bench.assign("g2-1")) == [("g2-1", 1)]
 
 
 def test_a_master_that_answers_keeps_unsafe_work_alive() -> None:
@@ -486,8 +529,8 @@ def test_goodbye() -> None:
 
 def test_what_could_not_be_stored_does_not_begin() -> None:
     bench = Bench()
-    out = bench.core.not_stored(bench.assign(), "the disk is full")
-    assert out.facts == [] and starts(out) == []
+    out = bench.core.not_stored([bench.assign()], "the disk is full")
+    assert not any(isinstance(f, Held) for f in out.facts) and starts(out) == []
     assert said(out, msg.Declined) == [msg.Declined("g1-1", 1, "the disk is full")]
     assert said(out, msg.Accepted) == [] and bench.core.held == {}
     assert said(bench.tick(ACCEPT_S), msg.Accepted) == []
@@ -497,7 +540,7 @@ def test_a_cancel_in_the_same_breath_does_not_haunt_the_next_attempt() -> None:
     bench = Bench()
     assigned = bench.assign()
     bench.get(msg.Cancel("g1-1", 1))
-    bench.core.not_stored(assigned, "the disk is full")
+    bench.core.not_stored([assigned], "the disk is full")
     bench.assign(att=2)
     assert interrupts(bench.get(msg.Cancel("g1-1", 2))) == ["g1-1"]
 
@@ -505,20 +548,81 @@ def test_a_cancel_in_the_same_breath_does_not_haunt_the_next_attempt() -> None:
 def test_a_result_that_could_not_be_stored_is_sent_from_memory_until_acknowledged() -> None:
     bench = Bench()
     bench.assign()
-    out = bench.core.not_stored(bench.end(), "the disk is full")
+    out = bench.core.not_stored([bench.end()], "the disk is full")
     assert said(out, msg.Result) == [result()]
     assert said(bench.tick(1.0), msg.Result) == [result()]
 
 
-def test_nothing_is_remembered_of_what_is_over() -> None:
+def test_what_could_not_be_stored_is_stored_before_it_is_said_again() -> None:
     bench = Bench()
-    for i in range(300):
+    bench.assign()
+    bench.core.not_stored([bench.assign(att=2)], "the disk is full")
+    out = bench.assign(att=2)
+    assert (out.facts, said(out, msg.Accepted)) == ([Held("g1-1", 2)], [msg.Accepted("g1-1", 2)])
+    ended = bench.core.not_stored([bench.end()], "the disk is full")
+    assert said(ended, msg.Result) == [result(att=2)]
+    assert bench.tick(1.0).facts == [Held("g1-1", 2, result=result(att=2))]
+    assert bench.tick(2.0).facts == [], "it is stored now"
+
+
+def test_a_failure_that_was_to_be_done_again_is_forgotten_with_the_next_commit() -> None:
+    bench = Bench()
+    bench.assign()
+    bench.end(state="failed")
+    out = bench.core.not_stored([bench.assign(att=2)], "the disk is full")
+    assert out.facts == [Dropped("g1-1")], "the store has the old result"
+
+
+def test_what_is_not_stored_is_not_accepted_whoever_asks_again() -> None:
+    bench = Bench()
+    out = bench.core.not_stored([bench.assign(), bench.assign()], "the disk is full")
+    assert (said(out, msg.Accepted), len(said(out, msg.Declined))) == ([], 1)
+
+
+def test_what_was_given_up_never_begins() -> None:
+    bench = Bench()
+    bench.assign()
+    bench.assign("g2-1")  # declined: busy
+    bench.get(msg.Cancel("g3-1", 2))  # overtook its assign
+    bench.end()
+    bench.get(msg.ResultAck("g1-1", 1, "succeeded"))
+    for task, att in (("g1-1", 1), ("g2-1", 1), ("g3-1", 1), ("g3-1", 2)):
+        out = bench.assign(task, att)
+        assert (starts(out), said(out, msg.Declined)) == ([], [msg.Declined(task, att, "over")])
+    bench.welcome()
+    assert starts(bench.assign("g2-1")) == [], "an assign in chunks may cross sessions"
+    assert starts(bench.assign("g2-1", 2)) == [("g2-1", 2)]
+
+
+def test_an_attempt_that_was_declined_while_the_old_one_stopped_never_begins() -> None:
+    bench = Bench()
+    bench.assign()
+    bench.get(msg.Cancel("g1-1", 1))
+    assert said(bench.assign(att=2), msg.Declined) == [msg.Declined("g1-1", 2, "stopping")]
+    bench.end(state="cancelled")
+    assert starts(bench.assign(att=2)) == []
+    assert starts(bench.assign(att=3)) == [("g1-1", 3)]
+
+
+def test_a_failure_is_kept_when_its_next_attempt_finds_no_room() -> None:
+    bench = Bench()
+    bench.assign()
+    bench.end(state="failed")
+    bench.assign("g2-1")
+    assert said(bench.assign(att=2), msg.Declined) == [msg.Declined("g1-1", 2, "busy")]
+    assert bench.core.held["g1-1"].result == result(state="failed")
+
+
+def test_little_is_remembered_of_what_is_over() -> None:
+    bench = Bench()
+    for i in range(REMEMBERED + 100):
         bench.assign(f"g{i}-1", unsafe=i % 2 == 0)
         bench.get(msg.Cancel(f"g{i}-1", 1))
         bench.end(f"g{i}-1", "cancelled")
         bench.get(msg.ResultAck(f"g{i}-1", 1, "cancelled"))
     core = bench.core
     left: Dict[str, Any] = {k: v for k, v in vars(core).items() if isinstance(v, (dict, list))}
+    assert len(left.pop("_given_up")) == REMEMBERED
     assert {k: v for k, v in left.items() if v and k != "facts"} == {}
 
 
@@ -527,3 +631,66 @@ def test_att_of_an_end_does_not_matter() -> None:
     bench.assign(att=5)
     out = bench.core.ended(replace(result(), att=77), bench.now)
     assert said(out, msg.Result) == [result(att=5)]
+
+
+# --- shared files ---------------------------------------------------------------------------------
+
+
+def test_a_file_is_given_until_its_result_is_acknowledged() -> None:
+    bench = Bench()
+    bench.assign()
+    fetch = msg.Fetch("g1-1", "a", 0)
+    (none_yet,) = said(bench.get(fetch), msg.Slice)
+    assert none_yet.error == "its worker does not have it any more"
+    named = replace(result(att=0), artifacts=[{"path": "a", "size": 1, "sha256": "0" * 64}])
+    bench.core.ended(named, bench.now)
+    assert bench.get(fetch).effects == [Deliver(fetch)]
+    assert bench.get(fetch).effects == [Deliver(fetch)]
+    assert said(bench.get(replace(fetch, path="b")), msg.Slice)[0].error
+    bench.get(msg.ResultAck("g1-1", 1, "succeeded"))
+    assert said(bench.get(fetch), msg.Slice)[0].error
+
+
+def test_a_restarted_worker_still_gives_what_its_results_name() -> None:
+    named = replace(result(), artifacts=[{"path": "a", "size": 1, "sha256": "0" * 64}])
+    bench = Bench(held=(Held("g1-1", 1, result=named),))
+    fetch = msg.Fetch("g1-1", "a", 40_000)
+    assert bench.get(fetch).effects == [Deliver(fetch)]
+
+
+# --- a deaf connection ----------------------------------------------------------------------------
+
+
+def renewals(bench: Bench, seconds: float) -> List[float]:
+    """When, within so many seconds, it wants another connection; it gets one each time."""
+    begun, found = bench.now, []
+    while bench.now < begun + seconds:
+        bench.now += 1.0
+        if Renew() in bench.core.tick(bench.now).effects:
+            found.append(bench.now - begun)
+            bench.core.disconnected()
+            bench.core.connected(bench.now)
+    return found
+
+
+def test_a_connection_on_which_nobody_answers_is_made_anew_ever_more_rarely() -> None:
+    bench = Bench(welcome=False)
+    bench.core.connected(bench.now)
+    assert renewals(bench, 500.0) == [30.0, 90.0, 210.0, 450.0]
+
+
+def test_a_master_that_answers_is_no_reason_to_connect_anew() -> None:
+    bench = Bench(welcome=False)
+    bench.core.connected(bench.now)
+    bench.welcome()
+    for _ in range(20):
+        assert renewals(bench, HEARTBEAT_S) == []
+        bench.get(msg.HbAck())
+    assert renewals(bench, PATIENCE_S + 1) == [PATIENCE_S]
+
+
+def test_a_broker_that_is_away_is_no_deaf_connection() -> None:
+    bench = Bench(welcome=False)
+    bench.core.connected(bench.now)
+    bench.core.disconnected()
+    assert renewals(bench, 1000.0) == []

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Optional, Type, TypeVar
+from typing import Any, List, Optional, Tuple, Type, TypeVar
 
 from fleet.world import hello
 from pibot import messages as msg
-from pibot.fleet.gateway import Incoming, Packet
-from pibot.messages import Message
+from pibot.fleet.gateway import Incoming
+from pibot.line import Line
+from pibot.messages import Header, Message
 from pibot.session import Channel
 from pibot.signing import Unsigned
 from pibot.topics import Topics
-from pibot.wire import Reader, Writer
+from pibot.wire import Packet, Reader, Writer
 
 TOPICS = Topics("home")
 M = TypeVar("M", bound=Message)
@@ -46,8 +47,10 @@ class Peer:
 
     def __init__(self, gate: Wire, kind: str = "w", name: str = "w1", start: str = "a" * 16):
         self.gate, self.kind, self.name, self.start = gate, kind, name, start
-        self.writer = Writer(f"{kind}:{name}", name, Unsigned())
+        writer = Writer(f"{kind}:{name}", name, Unsigned())
+        self.line = Line(writer, lambda channel: self.topic(), lambda: 0.5)
         self.channel: Optional[Channel] = None
+        self.got: List[Tuple[Header, Message]] = []  # what came in chunks
         self.facts: Any = None
         self.inc = 1
 
@@ -56,13 +59,14 @@ class Peer:
             return TOPICS.client(self.name, "req")
         return TOPICS.worker(self.name, channel)
 
-    def packets(self, message: Message, joining: bool = False) -> List[bytes]:
-        return self.writer.packets(self.topic(), message, None if joining else self.channel)
+    def packets(self, message: Message, joining: bool = False, id: str = "") -> List[bytes]:
+        channel = None if joining else self.channel
+        return [p.payload for p in self.line.send(self.topic(), message, channel, id=id)]
 
-    def send(self, message: Message, joining: bool = False) -> List[Incoming]:
+    def send(self, message: Message, joining: bool = False, id: str = "") -> List[Incoming]:
         return [
             found
-            for packet in self.packets(message, joining)
+            for packet in self.packets(message, joining, id)
             if (found := self.gate.receive(self.topic(), packet)) is not None
         ]
 

@@ -12,19 +12,25 @@ import pytest
 
 from fleet.world import hello
 from pibot import messages as msg
+from pibot import strictjson
 from pibot.errors import PibotError, Refused, UsageError
+from pibot.fleet import clients
 from pibot.fleet import events as ev
-from pibot.fleet.clients import MAX_FOLLOWERS, MAX_OPEN_TASKS, Clients
+from pibot.fleet.artifacts import Artifacts
+from pibot.fleet.board import MAX_OPEN_TASKS
+from pibot.fleet.clients import MAX_FOLLOWERS, Clients
 from pibot.fleet.gateway import Gateway, Request, Step
 from pibot.fleet.journal import Journal
 from pibot.fleet.manage import Manager
 from pibot.fleet.records import Goal, Task
+from pibot.fleet.recovery import Recovery
 from pibot.fleet.roster import Own, Roster
 from pibot.fleet.scheduler import Scheduler
 from pibot.session import Channel
 from pibot.signing import Unsigned
 from pibot.topics import Topics
-from pibot.wire import WHOLE_BYTES, Reader
+from pibot.transfer import WHOLE_BYTES
+from pibot.wire import Reader
 
 TOPICS = Topics("home")
 ECHO: Dict[str, Any] = {"skill": "echo", "args": {"text": "x"}}
@@ -39,12 +45,23 @@ class Desk:
         self.journal.open("store")
         self.scheduler = Scheduler(lambda: 0.5, model)
         self.gateway = Gateway(
-            TOPICS, Unsigned(), self.scheduler.pool, lambda: "0" * 16, 1, "store"
+            TOPICS, Unsigned(), self.scheduler.pool, lambda: "0" * 16, 1, "store", lambda: 0.5
         )
         date = lambda: "2026-11-22T10:30:00"  # noqa: E731
+        self.artifacts = Artifacts(path / "artifacts")
         self.roster = Roster(path, "home", Own(None, None, None))
         manager = Manager(self.scheduler, self.roster, self.gateway, date)
-        self.clients = Clients(self.scheduler, self.journal, self.gateway, manager, "home", 1, date)
+        self.clients = Clients(
+            self.scheduler,
+            self.journal,
+            self.gateway,
+            manager,
+            "home",
+            1,
+            date,
+            self.artifacts,
+            Recovery(0.0, 0.0),
+        )
         self.told: List[msg.Event] = []
         self.jobs: List[ev.Job] = []
         self.assigned: List[str] = []
@@ -135,10 +152,18 @@ def test_following_later_tells_how_it_stands_or_how_it_ended(desk: Desk) -> None
     assert desk.ask(msg.Follow("g9"))["code"] == "usage"
 
 
+def test_who_follows_again_in_another_session_is_told_there_only(desk: Desk) -> None:
+    desk.join()
+    desk.submit(follow=True)
+    other = desk.session(ses="c.d")
+    desk.ask(msg.Follow("g1"), other)
+    assert list(desk.clients._followers["g1"].values()) == [other]
+
+
 def test_who_follows_too_often_is_not_remembered_for_ever(desk: Desk) -> None:
     desk.submit()
     for i in range(3 * MAX_FOLLOWERS):
-        desk.ask(msg.Follow("g1"), desk.session(ses=f"a.{i}"))
+        desk.ask(msg.Follow("g1"), desk.session(f"laptop-{i}", f"a.{i}"))
     assert len(desk.clients._followers["g1"]) == MAX_FOLLOWERS
     desk.join()
     for i in range(50):
@@ -193,6 +218,43 @@ def test_too_many_open_tasks_are_refused(desk: Desk) -> None:
         desk.clients.check(Goal("g2", text="x"))
 
 
+def test_a_row_for_each_machine_counts_before_it_is_promised(desk: Desk) -> None:
+    desk.join("w1")
+    desk.join("w2")
+    for i in range(MAX_OPEN_TASKS - 1):
+        desk.scheduler.board.apply(Task(f"t{i}", "g0", state="blocked"))
+    refused = desk.submit(all=True)
+    assert refused["code"] == "refused" and "this needs 2" in refused["message"]
+    assert desk.submit("g2") == {"goal_id": "g2", "state": "planning"}
+
+
+def test_large_arguments_are_bounded_together_and_free_their_room(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "MAX_OPEN_BYTES", 500_000)
+    desk.join()
+    large = {"text": "x" * 110_000}
+    for i in range(4):
+        assert "code" not in desk.submit(f"g{i}", args=large)
+    refused = desk.submit("g4", args=large)
+    assert refused["code"] == "refused" and "bytes of arguments" in refused["message"]
+    assert "code" not in desk.submit("small"), "a small one is nobody's trouble"
+    desk.result("g0-1")
+    assert "code" not in desk.submit("g5", args=large)
+
+
+def test_a_retry_beyond_the_limit_is_refused_and_can_be_asked_again(desk: Desk) -> None:
+    desk.join()
+    desk.submit()
+    desk.result("g1-1", "failed")
+    board = desk.scheduler.board
+    for i in range(MAX_OPEN_TASKS):
+        board.apply(Task(f"t{i}", "g0", state="blocked"))
+    assert desk.ask(msg.Retry("g1"))["code"] == "refused"
+    board.tasks.clear()
+    assert desk.ask(msg.Retry("g1")) == {"goal_id": "g1", "state": "running"}
+
+
 def test_cancel(desk: Desk) -> None:
     desk.join()
     assert desk.ask(msg.Cancel("g1"))["code"] == "usage"
@@ -244,11 +306,24 @@ def test_a_retry_that_comes_twice_before_it_is_stored_is_one(desk: Desk) -> None
     assert events[0] is not None and events[1] is None
 
 
+def test_what_ended_in_this_very_round_is_known(desk: Desk) -> None:
+    """A submit and its repetition may be in one group with the goal's end, and none is stored."""
+    submit = msg.Submit("g1", **ECHO)
+    for message, state in ((submit, "planning"), (msg.Cancel("g1"), "cancelled")):
+        event, answer = desk.clients.handle(Request(desk.channel, "r1", message), desk.now)
+        assert event is not None and answer.message.data["state"] == state  # type: ignore[attr-defined]
+        desk.scheduler.handle(event, desk.now)
+    for again in (submit, msg.Cancel("g1"), msg.Cancel("g1-1")):
+        event, answer = desk.clients.handle(Request(desk.channel, "r1", again), desk.now)
+        assert event is None
+        assert answer.message.data == {"goal_id": "g1", "state": "cancelled"}  # type: ignore[attr-defined]
+
+
 def test_show_has_each_attempt_with_its_trace(desk: Desk) -> None:
     desk.join()
     desk.submit()
     deep: Any = 1
-    for _ in range(msg.MAX_DEPTH - 10):
+    for _ in range(strictjson.MAX_DEPTH - 10):
         deep = [deep]
     result = msg.Result("g1-1", 1, "failed", {"success": False, "output": ""}, "no", {}, [deep])
     desk.feed(ev.AttemptEnded("w1", result))

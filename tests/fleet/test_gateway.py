@@ -14,11 +14,12 @@ from fleet.peers import TOPICS, Peer, Wire
 from fleet.world import World, hello
 from pibot import messages as msg
 from pibot.fleet import events as ev
-from pibot.fleet.gateway import Gateway, Incoming, Request, Step
-from pibot.fleet.pool import LEASE_S, Pool
+from pibot.fleet.gateway import REFUSALS, Gateway, Incoming, Request, Sliced, Step
+from pibot.fleet.pool import LEASE_S, MAX_WORKERS, Pool
 from pibot.fleet.scheduler import Scheduler
 from pibot.messages import Message
 from pibot.signing import Unsigned, seal
+from pibot.wire import Reader
 
 
 class Gate(Wire):
@@ -28,13 +29,38 @@ class Gate(Wire):
         self.now = 10.0
         self.pool = Pool()
         nonce = lambda: f"{next(numbers):016x}"  # noqa: E731
-        self.gateway = Gateway(TOPICS, Unsigned(), self.pool, nonce, 7, "store-1")
+        half = lambda: 0.5  # noqa: E731
+        self.gateway = Gateway(TOPICS, Unsigned(), self.pool, nonce, 7, "store-1", half)
 
     def receive(self, topic: str, payload: bytes) -> Optional[Incoming]:
         found = self.gateway.receive(topic, payload, self.now)
         if isinstance(found, ev.Joined):
             self.pool.take(found.worker, found.hello, self.now)
         self.packets += self.gateway.take_packets()
+        return found
+
+    def carry(self, peer: Peer, shuffled: bool = False, rounds: int = 99) -> List[Incoming]:
+        """Take chunks and acknowledgements to and fro, each twice; what comes out of it here."""
+        found: List[Incoming] = []
+        for i in range(rounds):
+            self.now += 0.01
+            self.packets += self.gateway.due(self.now)
+            assert peer.channel is not None
+            for packet in [p for p in self.packets if "/rep" in p.topic or "/cmd" in p.topic] * 2:
+                _, header, message = Reader(Unsigned()).read(packet.topic, packet.payload)
+                if header.ses != peer.channel.ses or not peer.channel.fresh(header.n):
+                    continue
+                if isinstance(message, msg.ChunkAck):
+                    peer.line.sender.acked(peer.channel, header.n, message, self.now)
+                elif isinstance(message, msg.Chunk):
+                    peer.got += filter(
+                        None, [peer.line.take(peer.channel, header, message, self.now)]
+                    )
+            self.packets.clear()
+            payloads = [p.payload for p in peer.line.due(self.now)] * 2
+            if shuffled:
+                random.Random(i).shuffle(payloads)
+            found += filter(None, [self.receive(peer.topic(), p) for p in payloads])
         return found
 
 
@@ -97,6 +123,46 @@ def test_a_replay_of_an_old_session_is_refused_and_says_so_once_a_second(gate: G
     gate.receive(peer.topic(), old)
     assert len(gate.told(peer, msg.Refusal)) == 1
     assert peer.send(msg.Accepted("g1-1", 1)) == [ev.AttemptAccepted("w1", "g1-1", 1)]
+
+
+def test_refusals_are_bounded_also_under_many_names(gate: Gate) -> None:
+    for second in range(2):
+        for i in range(3 * REFUSALS):
+            stranger = Peer(gate, name=f"x{i}")
+            (packet,) = stranger.packets(msg.Accepted("g1-1", 1), joining=True)
+            gate.receive(stranger.topic(), packet)
+        assert len(gate.packets) == REFUSALS * (second + 1)
+        gate.now += 1.0
+
+
+def test_a_flood_of_hellos_leaves_the_live_session_alone(gate: Gate) -> None:
+    peer = Peer(gate)
+    peer.join()
+    for i in range(3_000):
+        stranger = Peer(gate, name=f"x{i}" if i % 2 else "w1", start=f"{i:016x}")
+        for packet in stranger.packets(msg.Hello(f"{i:016x}", f"{i:x}"), joining=True):
+            gate.receive(stranger.topic(), packet)
+    assert peer.send(msg.Accepted("g1-1", 1)) == [ev.AttemptAccepted("w1", "g1-1", 1)]
+
+
+def test_a_fleet_takes_so_many_workers_and_says_so(gate: Gate) -> None:
+    for i in range(MAX_WORKERS):
+        Peer(gate, name=f"x{i}").join()
+    late = Peer(gate, name="late")
+    for packet in late.packets(late.hello(), joining=True):
+        gate.receive(late.topic(), packet)
+    (refused,) = gate.told(late, msg.Refusal)
+    assert refused.reason == "full" and "workers remove" in refused.detail
+    assert "late" not in gate.pool.workers
+
+
+def test_what_is_dropped_is_told_ever_more_rarely(
+    gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in range(10_000):
+        gate.gateway.drop(f"topic/{i % 5_000}", "no reason")
+    assert len(caplog.records) == 99 + 2 and "10000 messages" in caplog.records[-1].getMessage()
+    assert len(gate.gateway.dropped) == 1_000
 
 
 def test_a_replayed_hello_changes_nothing_for_the_live_session(gate: Gate) -> None:
@@ -232,7 +298,7 @@ def test_a_clients_request_comes_with_the_session_to_answer_on(gate: Gate) -> No
     assert [r.reason for r in gate.told(peer, msg.Refusal)] == ["session"]
     peer.greet()
     (request,) = peer.send(msg.Listing("workers"))
-    assert isinstance(request, Request) and request.id == peer.writer.last_id
+    assert isinstance(request, Request) and request.id.startswith("laptop-")
     gate.packets += gate.gateway.to_client(request.channel, msg.Reply(request.id))
     assert gate.told(peer, msg.Reply) == [msg.Reply(request.id)]
 
@@ -242,11 +308,74 @@ def test_a_result_in_chunks_counts_once(gate: Gate, shuffled: bool) -> None:
     peer = Peer(gate)
     peer.join()
     big = msg.Result("g1-1", 1, "succeeded", {"output": "x" * 500_000})
-    packets = peer.packets(big) * 2
-    if shuffled:
-        random.Random(1).shuffle(packets)
-    found = [f for p in packets if (f := gate.receive(peer.topic(), p)) is not None]
-    assert found == [ev.AttemptEnded("w1", big)]
+    assert peer.packets(big) == [] and peer.packets(big) == [], "the chunks come one by one"
+    assert gate.carry(peer, shuffled) == [ev.AttemptEnded("w1", big)]
+
+
+def test_a_result_goes_on_in_another_session_where_it_was(gate: Gate) -> None:
+    peer = Peer(gate)
+    peer.join()
+    big = msg.Result("g1-1", 1, "succeeded", {"output": "x" * 2_000_000})
+    peer.packets(big)
+    assert gate.carry(peer, rounds=3) == []
+    (joined,) = peer.join("2" * 16)
+    assert joined == ev.Joined("w1", peer.hello("2" * 16), msg.Inventory())
+    assert peer.channel is not None
+    peer.line.sender.moved(peer.channel)
+    first = Reader(Unsigned()).read(peer.topic(), peer.line.due(gate.now)[0].payload)[2]
+    assert isinstance(first, msg.Chunk) and first.i > 3
+    assert peer.packets(big) == [], "said again, as a worker does in a new session"
+    gate.now += 20.0
+    assert gate.carry(peer) == [ev.AttemptEnded("w1", big)]
+
+
+def test_a_large_assignment_that_comes_renews_its_lease_and_survives_a_reconnect(
+    gate: Gate,
+) -> None:
+    peer = Peer(gate)
+    peer.join()
+    big = msg.Assign("g1-1", 2, 1_000, {"args": {"text": "x" * 2_000_000}})
+    assert gate.gateway.to_worker("w1", big) == [] == gate.gateway.to_worker("w1", big)
+    moves = gate.carry(peer, rounds=3)
+    assert moves and set(moves) == {ev.AssignMoves("w1", "g1-1", 2)}
+    (joined,) = peer.join("2" * 16)
+    assert isinstance(joined, ev.Joined) and joined.coming == {("g1-1", 2)}
+    gate.carry(peer)
+    assert [message for _, message in peer.got] == [big]
+    (joined,) = peer.join("3" * 16)
+    assert isinstance(joined, ev.Joined) and joined.coming == frozenset()
+
+
+def test_what_is_cancelled_or_for_another_start_is_not_sent_on(gate: Gate) -> None:
+    peer, other = Peer(gate), Peer(gate, start="b" * 16)
+    peer.join()
+    gate.gateway.to_worker("w1", msg.Assign("g1-1", 1, 1, {"x": "y" * 100_000}))
+    gate.gateway.to_worker("w1", msg.Assign("g2-1", 2, 1, {"x": "y" * 100_000}))
+    gate.gateway.to_worker("w1", msg.Cancel("g1-1", 1))
+    gate.gateway.to_worker("w1", msg.Cancel("g2-1", 1))
+    gate.carry(peer, rounds=1)
+    other.inc = 2
+    (joined,) = other.join("2" * 16)
+    assert isinstance(joined, ev.Joined) and joined.coming == frozenset()
+    assert gate.gateway.due(gate.now) == [] and gate.gateway.wake_at() == float("inf")
+
+
+def test_a_request_that_is_repeated_while_its_answer_comes_is_not_answered_twice(
+    gate: Gate,
+) -> None:
+    peer = Peer(gate, "c", "laptop")
+    peer.greet()
+    (request,) = peer.send(msg.Get("g1"), id="laptop-x")
+    assert isinstance(request, Request) and request.id == "laptop-x"
+    reply = msg.Reply(request.id, {"text": "x" * 500_000})
+    assert gate.gateway.to_client(request.channel, reply) == []
+    assert peer.send(msg.Get("g1"), id="laptop-x") == []
+    assert len(peer.send(msg.Get("g1"), id="laptop-y")) == 1
+    gate.carry(peer, rounds=2)
+    peer.greet("2" * 16)
+    assert peer.send(msg.Get("g1"), id="laptop-x") == [], "from a new session it moves there"
+    gate.carry(peer)
+    assert [message for _, message in peer.got] == [reply]
 
 
 def test_what_is_too_large_for_the_wire_never_raises(gate: Gate) -> None:
@@ -390,7 +519,7 @@ def test_nothing_raises_on_fuzz() -> None:
             data = data[:at] + source.randbytes(2) + data[at + 1 :]
         topic = peer.topic(source.choice(["evt", "hb", "prog", "will"]))
         found = gate.receive(topic, seal(Unsigned(), f"{peer.kind}:{peer.name}", topic, data))
-        if found is not None and not isinstance(found, (Request, Step)):
+        if found is not None and not isinstance(found, (Request, Sliced, Step)):
             heard += 1
             scheduler.handle(found, gate.now)
         gate.now += 0.01

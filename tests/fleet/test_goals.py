@@ -7,7 +7,8 @@ import pytest
 from fleet.world import World, assigned
 from pibot.fleet import events as ev
 from pibot.fleet import routing
-from pibot.fleet.records import Goal
+from pibot.fleet.board import MAX_OPEN_TASKS
+from pibot.fleet.records import Goal, Task
 
 COMPLEX = "read the logs, then write a report"
 
@@ -236,3 +237,16 @@ def test_work_that_is_done_is_no_timeout_because_of_late_words(world: World) -> 
     world.result(world.task("g1-1").assignee, "g1-1", output="ONE")
     world.tick(61.0)
     assert (world.goal().state, world.goal().answer) == ("succeeded", "ONE")
+
+
+def test_a_plan_that_does_not_fit_ends_its_goal_in_words(world: World) -> None:
+    planned(world)
+    for i in range(MAX_OPEN_TASKS - 1):
+        world.scheduler.board.tasks[f"t{i}"] = Task(f"t{i}", "g0", state="blocked")
+    world.scheduler.handle(
+        ev.Planned("g1", 0, ({"id": "a", "goal": "one"}, {"id": "b", "goal": "two"})), world.now
+    )
+    over = world.scheduler.board.over["g1"].goal
+    assert over.state == "failed" and over.error is not None
+    assert "9,999 of 10,000 tasks are open already and this needs 2" in over.error
+    assert len(world.scheduler.board.tasks) == MAX_OPEN_TASKS - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,19 @@ from typing import Iterator, List
 
 import pytest
 
-from pibot.errors import StoreError
+from pibot.errors import DamagedStore, StoreError
 from pibot.fleet.journal import Journal
-from pibot.fleet.records import Attempt, Fact, Goal, Known, Standing, Task, from_json, to_json
+from pibot.fleet.records import (
+    RECOVERED,
+    Attempt,
+    Fact,
+    Goal,
+    Known,
+    Standing,
+    Task,
+    from_json,
+    to_json,
+)
 
 GOAL = Goal(
     "g1",
@@ -64,6 +75,15 @@ ATTEMPT = Attempt("g1-1", 3, "w1", "failed", "boom", {"success": False}, {"n": 1
 KNOWN = Known("w1", {"slots": 2, "skills": [{"name": "echo"}]})
 
 
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
     one = Journal(tmp_path / "journal.db")
@@ -99,18 +119,126 @@ def test_what_people_decided_about_workers_comes_last(journal: Journal) -> None:
     assert journal.open_facts() == [KNOWN, Standing("w1", ""), Standing("w2", "removed")]
 
 
-def test_an_older_store_gets_what_is_new_and_keeps_what_it_has(
-    journal: Journal, tmp_path: Path
+# As released: these statements never change.
+VERSION_1 = """
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE goals (id TEXT PRIMARY KEY, state TEXT NOT NULL, chat TEXT NOT NULL,
+        created_at REAL NOT NULL, record TEXT NOT NULL);
+    CREATE TABLE tasks (id TEXT PRIMARY KEY, goal TEXT NOT NULL, state TEXT NOT NULL,
+        changed_at REAL NOT NULL, record TEXT NOT NULL);
+    CREATE TABLE attempts (task TEXT NOT NULL, attempt INTEGER NOT NULL, record TEXT NOT NULL,
+        PRIMARY KEY (task, attempt)) WITHOUT ROWID;
+    CREATE TABLE workers (name TEXT PRIMARY KEY, facts TEXT NOT NULL) WITHOUT ROWID;
+    CREATE INDEX tasks_of_goal ON tasks (goal);
+    CREATE INDEX open_tasks ON tasks (goal)
+        WHERE state NOT IN ('cancelled','failed','succeeded','timed_out');
+    CREATE INDEX open_goals ON goals (id)
+        WHERE state NOT IN ('cancelled','failed','succeeded','timed_out');
+    CREATE INDEX chats ON goals (chat) WHERE chat != '';
+"""
+VERSION_2 = f"""{VERSION_1}
+    CREATE TABLE standings (name TEXT PRIMARY KEY, state TEXT NOT NULL) WITHOUT ROWID;
+    INSERT INTO standings VALUES ('w1', 'draining');
+"""
+
+
+def older(path: Path, version: int) -> None:
+    """A file as that version of the program left it."""
+    done = replace(GOAL, id="g0", state="succeeded")
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.executescript((VERSION_1, VERSION_2)[version - 1])
+        db.execute(f"PRAGMA user_version={version}")
+        db.execute("INSERT INTO meta VALUES ('store_id', 'store-1'), ('epoch', '41')")
+        for goal in (done, GOAL):
+            values = (goal.id, goal.state, goal.chat, to_json(goal))
+            db.execute("INSERT INTO goals VALUES (?, ?, ?, 1.5, ?)", values)
+        task = (TASK.id, TASK.goal, TASK.state, to_json(TASK))
+        db.execute("INSERT INTO tasks VALUES (?, ?, ?, 1.5, ?)", task)
+        db.execute("INSERT INTO attempts VALUES ('g1-1', 3, ?)", (to_json(ATTEMPT),))
+        db.execute("INSERT INTO workers VALUES ('w1', ?)", (json.dumps(KNOWN.facts),))
+    db.close()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_file_of_each_older_version_is_brought_up_also_when_it_is_damaged(
+    tmp_path: Path, version: int, damaged: bool
 ) -> None:
-    journal.commit([GOAL, KNOWN])
+    path = tmp_path / "journal.db"
+    older(path, version)
+    if damaged:
+        with path.open("r+b") as file:
+            file.truncate(path.stat().st_size - 4096)  # its last index or table
+    journal = Journal(path)
+    assert journal.open("store-2") == (42, "store-1")
+    standings = [Standing("w1", "draining")] if version == 2 and not damaged else []
+    assert journal.open_facts() == [TASK, GOAL, KNOWN, *standings]
+    assert journal.attempts("g1-1") == [ATTEMPT]
+    assert [g.id for g in journal.recent(9)] == ["g1", "g0"]
+    assert (journal.recovering_s() > 0) is damaged
+    journal.commit([Standing("w1", "removed"), replace(GOAL, state="succeeded")])
     journal.close()
-    with sqlite3.connect(str(tmp_path / "journal.db")) as older:  # as version 1 made it
-        older.execute("DROP TABLE standings")
-        older.execute("PRAGMA user_version=1")
-    older.close()
+    assert (tmp_path / f"journal.v{version}.db").exists()
+    assert (tmp_path / "journal.damaged-1.db").exists() is damaged
+
+
+# --- damage -------------------------------------------------------------------------------------
+
+
+def test_a_damaged_file_keeps_its_name_and_counts_on_if_that_can_be_read(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    journal.open("store-1")
+    journal.commit([GOAL, TASK, ATTEMPT, KNOWN, Standing("w2", "removed")])
+    journal.close()
+    with (tmp_path / "journal.db").open("r+b") as file:
+        file.seek(60)
+        file.write(bytes(4))  # its version
     assert journal.open("store-2") == (2, "store-1")
-    journal.commit([Standing("w1", "draining")])
-    assert journal.open_facts() == [GOAL, KNOWN, Standing("w1", "draining")]
+    assert journal.open_facts() == [TASK, GOAL, KNOWN, Standing("w2", "removed")]
+    assert 3_500 < journal.recovering_s() <= 3_600
+    assert reopened(journal) == (3, "store-1") and journal.recovering_s() > 3_500
+    journal.close()
+    (tmp_path / "journal.db").write_bytes(b"\xa5" * 9_000)
+    assert journal.open("store-3") == (1, "store-3") and journal.open_facts() == []
+    journal.close()
+
+
+def test_recovering_ends_after_an_hour_of_running(tmp_path: Path) -> None:
+    (tmp_path / "journal.db").write_bytes(b"")
+    clock = Clock()
+    journal = Journal(tmp_path / "journal.db", clock=clock)
+    journal.open("store-1")
+    clock.now += 1_000
+    assert journal.recovering_s() == 2_600
+    journal.close()
+    clock.now -= 500_000  # another boot
+    journal.open("store-1")
+    assert journal.recovering_s() == 2_600
+    clock.now += 2_601
+    assert journal.recovering_s() == 0
+    journal.close()
+
+
+def test_damage_while_at_work_costs_nothing_that_is_in_memory(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.db")
+    assert journal.open("store-1") == (1, "store-1")
+    done = replace(TASK, state="succeeded")
+    journal.commit([GOAL, done])
+    with (tmp_path / "journal.db").open("r+b") as file:
+        file.write(b"\xa5" * 4_096)
+    journal.mend("it is damaged", [TASK, GOAL, replace(TASK, id="g2-1", goal="g2"), KNOWN])
+    assert [f.id for f in journal.open_facts() if isinstance(f, (Goal, Task))]
+    assert journal.tasks("g1")[0] in (done, TASK), "what was committed counts, if it can be read"
+    assert journal.recovering_s() > 0
+    assert reopened(journal) == (2, "store-1"), "the same start of the same store went on"
+
+
+def test_without_damage_what_was_committed_counts(journal: Journal) -> None:
+    done = replace(TASK, state="succeeded")
+    journal.commit([GOAL, done])
+    journal.mend("for a test", [TASK, GOAL, KNOWN])
+    assert journal.tasks("g1") == [done] and KNOWN in journal.open_facts()
 
 
 @pytest.mark.parametrize("record", [GOAL, TASK, ATTEMPT, Goal("g"), Task("t", "g")])
@@ -171,13 +299,19 @@ def test_a_failed_commit_leaves_nothing_of_its_group(journal: Journal) -> None:
     assert journal.goal("g1") == GOAL
 
 
-@pytest.mark.parametrize("record", ["{", "[]", '{"id":"g1"', "{}", "7"])
-def test_a_damaged_record_is_an_error_in_words(
+@pytest.mark.parametrize("record", ["{", "[]", '{"id":"g1"', "{}", "7", "[" * 9_000])
+def test_a_damaged_record_is_noticed_and_left_behind(
     journal: Journal, tmp_path: Path, record: str
 ) -> None:
-    journal.commit([GOAL])
-    with sqlite3.connect(str(tmp_path / "journal.db")) as other:
-        other.execute("UPDATE goals SET record = ?", (record,))
+    journal.commit([GOAL, replace(GOAL, id="g2"), TASK])
+    with sqlite3.connect(tmp_path / "journal.db") as other:
+        other.execute("UPDATE goals SET record = ? WHERE id = 'g1'", (record,))
     other.close()
-    with pytest.raises(StoreError, match="a stored goal is damaged"):
+    with pytest.raises(DamagedStore, match="a stored goal is damaged"):
         journal.goal("g1")
+    with pytest.raises(DamagedStore):
+        journal.open_facts()
+    journal.mend("a goal", [])
+    made = Goal("g1", text=RECOVERED, state="running", route="recovered")
+    assert journal.goal("g1") == made, "for its task, which goes on"
+    assert journal.open_facts() == [TASK, replace(GOAL, id="g2"), made]

@@ -113,3 +113,28 @@ def test_a_name_that_says_goodbye_gets_no_work(world: World) -> None:
     world.feed(ev.Left("w1"))
     world.feed(ev.Left("w2"))
     assert assigned(world.submit(skill="echo")) == []
+
+
+def test_a_retry_of_what_was_done_when_it_was_stopped_only_gives_the_answer(world: World) -> None:
+    """It has one result, for ever: it is neither done again nor written over."""
+    world.submit(skill="echo", args={})
+    holder = world.task("g1-1").assignee
+    world.feed(ev.CancelWanted("g1"))
+    world.result(holder, "g1-1", output="faster than the cancel")
+    done = world.task("g1-1")
+    assert (world.goal().state, done.state) == ("cancelled", "succeeded")
+    out = world.feed(ev.RetryWanted("g1", world.goal(), (done,)))
+    assert assigned(out) == [] and world.task("g1-1") == done
+    assert (world.goal().state, world.goal().answer) == ("succeeded", "faster than the cancel")
+
+
+def test_what_needs_a_task_that_cannot_even_begin_does_not_wait_for_it(world: World) -> None:
+    world.submit(text=COMPLEX)
+    world.plan(
+        "g1",
+        {"id": "a", "goal": "one", "worker": "w9"},
+        {"id": "b", "goal": "two", "needs": ["a"]},
+        {"id": "c", "goal": "three", "needs": ["b"]},
+    )
+    assert [world.task(f"g1-{i}").state for i in (1, 2, 3)] == ["failed", "cancelled", "cancelled"]
+    assert world.goal().state == "planning", "another plan may do"

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from fleet.world import World, assigned, sent
+from fleet.world import World, assigned, hello, sent
 from pibot import messages as msg
 from pibot.fleet import events as ev
-from pibot.fleet.pool import AFTER_WILL_S, LEASE_S
+from pibot.fleet.pool import AFTER_WILL_S, CLOSED_S, LEASE_S
 
 
 @pytest.fixture
@@ -325,3 +325,121 @@ def test_many_queued_tasks_are_dispatched_in_order(world: World) -> None:
         world.result("w1", task)
     assert order == [f"g{i}-1" for i in range(300)]
     assert world.scheduler.board.tasks == {}
+
+
+def test_files_on_their_way_keep_the_attempt_alive() -> None:
+    world = World()
+    world.join("w1")
+    world.submit("g1", skill="echo", timeout_s=600)
+    for _ in range(400):
+        world.tick(1)
+        world.beat("w1", ("g1-1", 1))
+        world.feed(ev.FilesMove("w1", "g1-1", 1))
+    assert world.task("g1-1").state == "running"
+    for other in (ev.FilesMove("w2", "g1-1", 1), ev.FilesMove("w1", "g1-1", 2)):
+        world.feed(other)  # nobody else's
+    for _ in range(100):
+        world.tick(1)
+        world.beat("w1", ("g1-1", 1))
+    assert world.task("g1-1").state == "timed_out"
+
+
+def test_only_a_success_has_files() -> None:
+    world = World()
+    named = [{"path": "a", "size": 1, "sha256": "0" * 64, "error": None}]
+    for goal, state in (("g1", "succeeded"), ("g2", "failed")):
+        world.join("w1")
+        world.submit(goal, skill="echo")
+        done = {"success": state == "succeeded", "data": {}, "output": ""}
+        result = msg.Result(f"{goal}-1", 1, state, done, artifacts=named)
+        world.feed(ev.AttemptEnded("w1", result))
+    assert world.task("g1-1").artifacts == named and world.task("g2-1").artifacts == []
+
+
+def test_an_assignment_that_is_still_coming_is_not_released_by_an_inventory() -> None:
+    world = World()
+    world.join("w1")
+    world.submit(skill="echo", args={"text": "large"})
+    for coming, attempt in (({("g1-1", 1)}, 1), ({("g1-1", 7)}, 2), (set(), 3)):
+        joined = ev.Joined("w1", hello(("w1" * 16)[:16]), msg.Inventory(), frozenset(coming))
+        world.feed(joined)
+        assert world.task("g1-1").attempt == attempt
+
+
+def test_an_assignment_keeps_its_lease_while_it_comes_and_only_the_current_one() -> None:
+    world = World()
+    world.join("w1")
+    world.submit(skill="echo", args={"text": "large"})
+    for _ in range(4):
+        world.tick(LEASE_S - 1)
+        world.beat("w1")
+        world.feed(ev.AssignMoves("w1", "g1-1", 1))
+    assert (world.task("g1-1").state, world.task("g1-1").attempt) == ("assigned", 1)
+    world.feed(ev.AssignMoves("w2", "g1-1", 1))
+    world.feed(ev.AssignMoves("w1", "g1-1", 2))
+    world.feed(ev.AssignMoves("w1", "g9-1", 1))
+    for _ in range(2):
+        world.tick(LEASE_S / 2 + 1)
+        world.beat("w1")
+    assert world.task("g1-1").attempt == 2
+
+
+# --- what is unsafe to repeat ---------------------------------------------------------------------
+
+
+def unsafe(world: World) -> None:
+    world.join("w1")
+    world.submit(skill="shell", args={})
+    world.join("w2")
+    world.feed(ev.AttemptAccepted("w1", "g1-1", 1))
+
+
+def test_after_a_will_unsafe_work_is_given_away_only_when_its_worker_has_stopped_it(
+    world: World,
+) -> None:
+    """A will that comes late says that nothing gets through, not that the process is dead."""
+    unsafe(world)
+    world.now += CLOSED_S
+    world.beat("w2")
+    world.feed(ev.WillSeen("w1", ("w1" * 16)[:16]))
+    assert world.scheduler.pool.get("w1").state == "offline"
+    assert (world.task("g1-1").attempt, world.task("g1-1").assignee) == (1, "w1")
+    world.beat("w2")
+    assert world.scheduler.wake_at() is not None
+    out = world.tick(LEASE_S - CLOSED_S)
+    assert assigned(out) == [("w2", "g1-1", 2)]
+
+
+def test_after_the_will_of_a_closed_socket_unsafe_work_is_given_away_at_once(world: World) -> None:
+    unsafe(world)
+    world.tick(CLOSED_S - AFTER_WILL_S - 1)
+    world.beat("w2")
+    world.feed(ev.WillSeen("w1", ("w1" * 16)[:16]))
+    assert assigned(world.tick(0.5)) == []
+    assert assigned(world.tick(AFTER_WILL_S)) == [("w2", "g1-1", 2)]
+
+
+def test_unsafe_work_of_a_worker_that_comes_back_in_time_goes_on(world: World) -> None:
+    unsafe(world)
+    world.now += CLOSED_S
+    world.feed(ev.WillSeen("w1", ("w1" * 16)[:16]))
+    world.tick(AFTER_WILL_S + 1)
+    world.join("w1", running=[("g1-1", 1)])
+    world.result("w1", "g1-1")
+    assert world.task("g1-1").state == "succeeded"
+
+
+def test_a_worker_that_is_heard_is_asked_before_its_unsafe_work_is_given_away(
+    world: World,
+) -> None:
+    """Its assignment may still be on the way: only its own word says that it will not begin."""
+    unsafe(world)
+    for _ in range(12):
+        world.now += 5
+        world.beat("w2")
+        world.beat("w1")
+    assert ev.Send("w1", msg.Cancel("g1-1", 1)) in world.sends
+    assert world.task("g1-1").attempt == 1
+    out = world.result("w1", "g1-1", state="cancelled")
+    assert [a[1:] for a in assigned(out)] == [("g1-1", 2)]
+    assert world.task("g1-1").losses == 1

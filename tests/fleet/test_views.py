@@ -8,11 +8,11 @@ from typing import Any, Dict, List
 import pytest
 
 from fleet.world import hello
-from pibot.fleet.gateway import Packet
 from pibot.fleet.pool import Pool
 from pibot.fleet.records import Task
 from pibot.fleet.views import AGAIN_S, AT_ONCE, EVERY_S, KEEP_S, Views, offline
 from pibot.topics import Topics
+from pibot.wire import Packet
 
 TOPICS = Topics("home")
 TASK = Task("g1-1", "g1", text="a secret goal", result={"output": "secret"}, state="running")

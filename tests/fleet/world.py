@@ -69,6 +69,7 @@ class World:
             if not goal.ended and goal.state == "running" and goal.route != "answer":
                 tasks = [t for t in board.of(goal.id) if t.needed]
                 waiting = goal.route == "plan" and all(t.state == "succeeded" for t in tasks)
+                waiting = waiting or goal.id in self.scheduler.goals._gathering
                 assert waiting or any(not t.ended for t in tasks), f"{goal.id} is stuck"
 
     # --- what happens -------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any, Collection, Dict, NamedTuple, Optional, Tuple
 
@@ -10,6 +9,8 @@ from pibot.agent import textcalls
 from pibot.agent.calls import GIVE_UP
 from pibot.agent.context import NOTHING
 from pibot.agent.text import clean_json, readable
+from pibot.errors import BadMessage
+from pibot.strictjson import parse
 
 _FENCED = re.compile(r"```[ \t]*(?:json)?[ \t]*\n(.*)\n?```", re.DOTALL | re.IGNORECASE)
 _ANNOUNCEMENT_CHARS = 300
@@ -87,15 +88,8 @@ def parsed(text: str) -> Tuple[Dict[str, Any], str]:
     """The data and the words of an answer: one that is a JSON object as a whole is the data."""
     text = text.strip()
     fenced = _FENCED.fullmatch(text)
-    try:
-        data = json.loads(fenced.group(1) if fenced else text, parse_constant=_refuse)
-        if isinstance(data, dict) and data:
-            data = clean_json(data)
-            return data, readable(data)
-    except (ValueError, RecursionError):
-        pass
-    return {"text": text}, text
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+    try:  # strictly: what a message cannot carry must not become data
+        data = clean_json(parse((fenced.group(1) if fenced else text).encode("utf-8", "replace")))
+    except BadMessage:
+        data = {}
+    return (data, readable(data)) if data else ({"text": text}, text)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Iterable, List
+from typing import Any, Iterable, List, Sequence
 
 from pibot.agent.worker_core import Dropped, Fact, Held
-from pibot.errors import BadMessage, StoreError
+from pibot.errors import BadMessage, DamagedStore
 from pibot.messages import Result, read
-from pibot.store import Statement, Store
+from pibot.store import Schema, Statement, Store
+from pibot.strictjson import MAX_DEPTH, parse
 
-VERSION = 1
-SCHEMA = (
-    "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE held (task TEXT PRIMARY KEY, att INTEGER NOT NULL, result TEXT) WITHOUT ROWID",
+STEPS = (
+    (
+        "CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
+        """CREATE TABLE held (task TEXT PRIMARY KEY, att INTEGER NOT NULL, result TEXT)
+           WITHOUT ROWID""",
+    ),
 )
 
 
@@ -22,7 +25,8 @@ class Journal:
     """`open()` first. Raises StoreError when the disk does not take or give the data."""
 
     def __init__(self, path: Path) -> None:
-        self._store = Store(path, SCHEMA, VERSION)
+        self._store = Store(path, Schema(STEPS, _is_sound))
+        self._inc = 0
 
     def open(self) -> "tuple[int, List[Held]]":
         """Count this start; return (incarnation, results that the master has not acknowledged).
@@ -31,6 +35,13 @@ class Journal:
         inventory.
         """
         self._store.open()
+        try:
+            return self._begin()
+        except DamagedStore as error:
+            self._store.mend(str(error))
+            return self._begin()
+
+    def _begin(self) -> "tuple[int, List[Held]]":
         self._store.commit(
             [
                 ("INSERT OR IGNORE INTO meta VALUES ('inc', 0)", ()),
@@ -38,13 +49,12 @@ class Journal:
                 ("DELETE FROM held WHERE result IS NULL", ()),
             ]
         )
-        inc = self._store.rows("SELECT value FROM meta WHERE key = 'inc'")[0][0]
+        self._inc = self._store.rows("SELECT value FROM meta WHERE key = 'inc'")[0][0]
         rows = self._store.rows("SELECT task, att, result FROM held")
         try:
-            return inc, [Held(t, a, result=read(Result, json.loads(r))) for t, a, r in rows]
-        except (ValueError, TypeError, BadMessage) as error:
-            self.close()
-            raise StoreError(f"a stored result is damaged ({error}): move the file away") from None
+            return self._inc, [_held(*row) for row in rows]
+        except (TypeError, AttributeError, BadMessage) as error:
+            raise DamagedStore(f"a stored result cannot be read: {error}") from None
 
     def close(self) -> None:
         self._store.close()
@@ -53,6 +63,33 @@ class Journal:
         """Store facts in one transaction; of several on one task the last counts."""
         last = {fact.task: fact for fact in facts}
         self._store.commit([_statement(fact) for fact in last.values()])
+
+    def mend(self, why: str, held: Iterable[Held]) -> None:
+        """The file is damaged: begin a new one with what this process holds."""
+        self._store.mend(why)
+        self._store.commit(
+            [
+                ("INSERT OR REPLACE INTO meta VALUES ('inc', ?)", (self._inc,)),
+                ("DELETE FROM held", ()),
+                *map(_statement, held),
+            ]
+        )
+
+
+def _held(task: str, att: int, result: str) -> Held:
+    # As strictly as the master: what no message can carry would end this worker at each start.
+    found = parse(result.encode("utf-8", "replace"), MAX_DEPTH)
+    return Held(task, att, result=read(Result, found))
+
+
+def _is_sound(table: str, row: Sequence[Any]) -> bool:
+    """Whether a row that was read of a damaged file is what it was."""
+    if table == "meta":
+        return isinstance(row[1], int)
+    try:
+        return row[2] is None or isinstance(row[1], int) and bool(_held(*row))
+    except (TypeError, AttributeError, BadMessage):
+        return False
 
 
 def _statement(fact: Fact) -> Statement:

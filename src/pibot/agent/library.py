@@ -11,7 +11,7 @@ from typing import Collection, List, Optional, Sequence, Tuple
 
 from pibot.agent.tools import Skill, Toolbox
 
-_BUILT_IN = ("core", "file_ops", "shell", "web_fetch")
+_BUILT_IN = ("core", "file_ops", "share", "shell", "web_fetch")
 
 
 def load(skills_dir: Optional[Path], allow_shell: bool) -> Tuple[Toolbox, List[str]]:

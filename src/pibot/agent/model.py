@@ -38,6 +38,8 @@ BACKOFF_MAX_S = 8.0
 POLL_S = 0.1  # how soon a cancel is noticed
 HANG_ON_S = 0.2  # how long the connection may stay open after the answer's end
 SILENCE_S = 120.0
+# What the reading of JSON that is no chunk of a completion raises.
+_NO_CHUNK = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
 
 
 class Cancelled(PibotError):
@@ -179,7 +181,7 @@ class OpenAIModel:
             if chunk.get("error"):
                 raise stream_error(chunk["error"], self._settings)
             return assembler.feed(chunk)
-        except (ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        except _NO_CHUNK:
             raise EndpointError(
                 "The model endpoint sent something that is not a chat completion.", retryable=True
             ) from None

@@ -90,7 +90,10 @@ class Assembler:
         self._usage = Usage(model_calls=1)
 
     def feed(self, chunk: Mapping[str, Any]) -> str:
-        """Take one chunk (or one whole completion) and return the text that it adds."""
+        """Take one chunk (or one whole completion) and return the text that it adds.
+
+        Whatever is no chunk raises an exception of Python's own, such as TypeError.
+        """
         usage = chunk.get("usage")
         if usage:
             # Some endpoints repeat the running total in every chunk: the last one counts.
@@ -101,7 +104,7 @@ class Assembler:
         if not choices:
             return ""
         choice = choices[0]
-        self.finish = choice.get("finish_reason") or self.finish
+        self.finish = _text(choice.get("finish_reason")) or self.finish
         delta = choice.get("delta") or choice.get("message") or {}
         for call in delta.get("tool_calls") or ():
             self._fragment(call)
@@ -127,7 +130,7 @@ class Assembler:
         arguments = function.get("arguments")
         if isinstance(arguments, (dict, list)):
             arguments = json.dumps(arguments, ensure_ascii=False)
-        fragments.arguments.append(arguments or "")
+        fragments.arguments.append(_text(arguments))
 
     def _place(self, index: Optional[int], call_id: str, name: str) -> _Fragments:
         """The call that a fragment belongs to.
@@ -157,4 +160,11 @@ def _plain(content: Any) -> str:
     """Message content as text: a string, a list of typed parts, or nothing."""
     if isinstance(content, list):
         return "".join(str(part.get("text") or "") for part in content)
-    return content or ""
+    return _text(content)
+
+
+def _text(value: Any) -> str:
+    """A text or nothing; anything else is an answer that nobody can read."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise TypeError(f"a text is a {type(value).__name__}")

@@ -6,28 +6,34 @@ come out, to be done in this order.
     assign, a free slot            →  store, start, `accepted` unless it is done at once
     assign of what it holds        →  say again what is true of it (also under a higher attempt)
     assign, no free slot           →  `declined`
+    assign of what was given up    →  `declined`: it is late, the master has gone on
     the attempt ended              →  store, `result`, again with growing pauses until result_ack
     cancel                         →  interrupt; its `result` says how it ended
-    no hb_ack for a lease          →  stop what is unsafe to repeat: others may be doing it by now
+    fetch                          →  a slice of a file that a result names, read by the driver
+    no answer on a connection      →  make another
+    no hb_ack for almost a lease   →  stop what is unsafe to repeat, before others begin it
     welcome                        →  inventory: all that it holds; then its results once more
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Dict, List, Optional, Union
+from typing import Any, Callable, Dict, List, Optional, Set, Union
 
 from pibot import messages as msg
-from pibot.session import Guest
+from pibot.session import Doubt, Guest
 
 HEARTBEAT_S = 5.0
 LEASE_S = 30.0
+STOP_S = 0.9 * LEASE_S  # before the master gives it away: clocks differ, stopping takes time
 DEAF_S = 12.0  # without hb_ack: the session may be gone on the other side
 RESEND_S = 1.0
 RESEND_MAX_S = 20.0
 REFUSED_S = 5.0
 CANCELLED = "cancelled"
 ANNOUNCE_WITHIN_S = 0.5
+REMEMBERED = 2_000  # attempts that were given up
 ACCEPT_S = 0.02  # a task that is done within this is not accepted first: its result says enough
 
 
@@ -79,7 +85,19 @@ class Say:
     text: str
 
 
-Effect = Union[Start, Interrupt, Say]
+@dataclass(frozen=True)
+class Deliver:
+    """Read a slice of a shared file and send it."""
+
+    fetch: msg.Fetch
+
+
+@dataclass(frozen=True)
+class Renew:
+    """The connection stands, but nobody answers on it: make another."""
+
+
+Effect = Union[Start, Interrupt, Say, Deliver, Renew]
 
 
 @dataclass
@@ -112,9 +130,14 @@ class WorkerCore:
         self._stopping: Dict[str, str] = {}  # interrupted attempts, and why
         self._resends: Dict[str, Resend] = {}
         self._accept_at: Dict[str, float] = {}
+        self._given_up: "OrderedDict[str, int]" = OrderedDict()
+        self._unsaved: Set[str] = set()  # held, but not as the store has it
+        self._doubt = Doubt(jitter)
         self._refused = ""
         self._heartbeat_at = 0.0
-        self._acked_at = now
+        self._heard_at = now  # when the master has answered last
+        self._acked_at = now  # when we said what it had then: its lease for us began no earlier
+        self._joined_at = now
         self._now = 0.0
         self._out = Out()
 
@@ -125,7 +148,7 @@ class WorkerCore:
 
     def silent_s(self, now: float) -> float:
         """Seconds since the master last answered."""
-        return now - self._acked_at
+        return now - self._heard_at
 
     def _begin(self, now: float) -> Out:
         self._now, self._out = now, Out()
@@ -137,6 +160,7 @@ class WorkerCore:
 
     def _keep(self, held: Held) -> None:
         self.held[held.task] = held
+        self._unsaved.discard(held.task)
         self._out.facts.append(held)
 
     # --- what happens ---------------------------------------------------------------------------
@@ -146,8 +170,13 @@ class WorkerCore:
         out = self._begin(now)
         self.guest.channel = None
         self.guest.again(now)
+        self._doubt.connected(now)
         self._timers()
         return out
+
+    def disconnected(self) -> None:
+        """The connection to the broker is gone, and known to be."""
+        self._doubt.lost()
 
     def tick(self, now: float) -> Out:
         out = self._begin(now)
@@ -192,18 +221,31 @@ class WorkerCore:
         elif isinstance(message, msg.Refusal):
             self._on_refusal(message)
         elif self.guest.accepts(header):
+            self._doubt.heard(now)
             self._in_session(header, message)
         return out
 
+    def arrived(self, header: msg.Header, message: msg.Message, now: float) -> Out:
+        """A message that came in chunks, which the session has accepted."""
+        out = self._begin(now)
+        self._in_session(header, message)
+        return out
+
     def _in_session(self, header: msg.Header, message: msg.Message) -> None:
+        # Whatever comes in a session proves that its inventory has arrived.
+        self._acked_at = max(self._acked_at, self._joined_at)
         if isinstance(message, msg.Assign):
             self._on_assign(message)
         elif isinstance(message, msg.Cancel):
             self._on_cancel(message.task, message.att)
         elif isinstance(message, msg.ResultAck):
             self._on_result_ack(message)
+        elif isinstance(message, msg.Fetch):
+            self._on_fetch(message)
         elif isinstance(message, msg.HbAck):
-            self._acked_at = self._now
+            self._heard_at = self._now
+            said_at = message.at_ms / 1000 or self._now  # 0: from a master that does not say
+            self._acked_at = max(self._acked_at, min(said_at, self._now))
             for task, att in message.cancels:
                 self._on_cancel(task, att)
         elif isinstance(message, msg.Ping):
@@ -211,25 +253,35 @@ class WorkerCore:
         elif isinstance(message, msg.Unknown) and header.t != message.t:
             self._send(message)
 
-    def not_stored(self, out: Out, why: str) -> Out:
-        """What follows when `out`'s facts could not be stored: no new attempt begins.
+    def not_stored(self, outs: List[Out], why: str) -> Out:
+        """What follows when the facts of `outs` could not be stored: no new attempt begins.
 
-        Results are sent all the same: they are repeated from memory until the master has them.
+        Results are sent all the same: they are repeated from memory until the master has them,
+        and stored as soon as the disk takes them. The facts that are returned may wait.
         """
-        fresh = [e.assign for e in out.effects if isinstance(e, Start)]
+        effects = [e for out in outs for e in out.effects]
+        fresh = [e.assign for e in effects if isinstance(e, Start)]
+        unstored = {f.task for out in outs for f in out.facts if isinstance(f, Held)}
+        self._unsaved |= unstored.intersection(self.held)
         for assign in fresh:
             self.held.pop(assign.task, None)
+            self._unsaved.discard(assign.task)
+            self._give_up(assign.task, assign.att)
             self._accept_at.pop(assign.task, None)
             self._stopping.pop(assign.task, None)
-        sends = out.sends + [Send("evt", msg.Declined(a.task, a.att, why)) for a in fresh]
-        return Out([], sends, [e for e in out.effects if not isinstance(e, Start)])
+        sends = [s for out in outs for s in out.sends if not _accepts(s.message, unstored)]
+        sends += [Send("evt", msg.Declined(a.task, a.att, why)) for a in fresh]
+        replaced = [Dropped(a.task) for a in fresh]  # failures that the master knows
+        return Out([*replaced], sends, [e for e in effects if not isinstance(e, Start)])
 
     # --- the session ----------------------------------------------------------------------------
 
     def _on_welcome(self, header: msg.Header, message: msg.Welcome) -> None:
         if not self.guest.welcomed(header, message, self._hello(message.nonce)):
             return
-        self._acked_at, self._refused = self._now, ""
+        self._heard_at = self._joined_at = self._now
+        self._refused = ""
+        self._doubt.heard(self._now)
         done = [h for h in self.held.values() if h.result is not None]
         running = [[h.task, h.att] for h in self.held.values() if h.result is None]
         self._send(msg.Inventory(running, [[h.task, h.att] for h in done]))
@@ -243,6 +295,7 @@ class WorkerCore:
             return
         if not self.guest.asked(message.to):
             return  # it answers a hello of before: whoever repeats it stops nothing here
+        self._doubt.heard(self._now)
         if message.reason != self._refused:
             self._out.effects.append(Say(message.detail or f"the master refused: {message.reason}"))
         self._refused = message.reason
@@ -252,21 +305,27 @@ class WorkerCore:
 
     def _beat(self) -> None:
         held = [[h.task, h.att] for h in self.held.values()]
-        self._send(msg.Heartbeat(held, self.facts), "hb", 0)
+        self._send(msg.Heartbeat(held, self.facts, int(self._now * 1000)), "hb", 0)
         self._heartbeat_at = self._now + HEARTBEAT_S
 
     # --- attempts -------------------------------------------------------------------------------
 
     def _on_assign(self, assign: msg.Assign) -> None:
         held = self.held.get(assign.task)
-        if held is None:
+        new = held is None or assign.att > held.att
+        if new and assign.att <= self._given_up.get(assign.task, 0):
+            self._decline(assign.task, assign.att, "over")
+        elif held is None:
             self._begin_attempt(assign)
         elif assign.att >= held.att:
             self._again(held, assign)
 
     def _begin_attempt(self, assign: msg.Assign) -> None:
         if len(self.running) >= self._slots:
-            self._send(msg.Declined(assign.task, assign.att, "busy"))
+            self._decline(assign.task, assign.att, "busy")
+            return
+        if assign.unsafe and self._now - self._acked_at >= STOP_S:  # it may be another's by now
+            self._decline(assign.task, assign.att, "late")
             return
         self._keep(Held(assign.task, assign.att, assign.unsafe))
         self._accept_at[assign.task] = self._now + ACCEPT_S
@@ -276,9 +335,8 @@ class WorkerCore:
         """Report what is held under the attempt that is asked for; redo it only if it failed."""
         if held.result is None and held.task in self._stopping:
             if assign.att > held.att:
-                self._send(msg.Declined(assign.task, assign.att, "stopping"))
+                self._decline(assign.task, assign.att, "stopping")
         elif held.result is not None and held.result.state != "succeeded" and assign.att > held.att:
-            del self.held[held.task]
             self._begin_attempt(assign)
         else:
             if assign.att > held.att:
@@ -290,13 +348,30 @@ class WorkerCore:
             else:
                 self._say_result(held)
 
+    def _decline(self, task: str, att: int, why: str) -> None:
+        self._give_up(task, att)
+        self._send(msg.Declined(task, att, why))
+
+    def _give_up(self, task: str, att: int) -> None:
+        """Whatever still comes of this attempt is late: it never begins here (again)."""
+        self._given_up[task] = max(att, self._given_up.pop(task, 0))
+        if len(self._given_up) > REMEMBERED:
+            self._given_up.popitem(last=False)
+
     def _accept(self, held: Held) -> None:
         self._accept_at.pop(held.task, None)
+        self._keep_again(held)
         self._send(msg.Accepted(held.task, held.att))
+
+    def _keep_again(self, held: Held) -> None:
+        """Before something is said (again): perhaps the disk takes it now."""
+        if held.task in self._unsaved:
+            self._keep(held)
 
     def _on_cancel(self, task: str, att: int) -> None:
         held = self.held.get(task)
         if held is None:
+            self._give_up(task, att)
             nothing = {"success": False, "data": {}, "output": ""}
             self._send(msg.Result(task, att, "cancelled", nothing, "cancelled"))
         elif held.result is not None:
@@ -312,18 +387,32 @@ class WorkerCore:
     def _let_go(self, held: Held) -> None:
         """We stopped it ourselves, nobody asked: that is a loss, and the master's to mend."""
         del self.held[held.task]
+        self._unsaved.discard(held.task)
         self._out.facts.append(Dropped(held.task))
-        self._send(msg.Declined(held.task, held.att, "stopped"))
+        self._decline(held.task, held.att, "stopped")
 
     def _on_result_ack(self, ack: msg.ResultAck) -> None:
         held = self.held.get(ack.task)
         if held is not None and held.result is not None and held.att == ack.att:
             del self.held[ack.task]
+            self._unsaved.discard(ack.task)
             self._resends.pop(ack.task, None)
             self._out.facts.append(Dropped(ack.task))
+            self._give_up(ack.task, ack.att)
+
+    def _on_fetch(self, fetch: msg.Fetch) -> None:
+        """Only what a result names that is not acknowledged: nothing else is anybody's business."""
+        held = self.held.get(fetch.task)
+        files = held.result.artifacts if held and held.result else []
+        if any(file["path"] == fetch.path for file in files):
+            self._out.effects.append(Deliver(fetch))
+        else:
+            why = "its worker does not have it any more"
+            self._send(msg.Slice(fetch.task, fetch.path, fetch.offset, error=why))
 
     def _say_result(self, held: Held) -> None:
         assert held.result is not None
+        self._keep_again(held)
         self._send(held.result)
         self._resends.setdefault(held.task, Resend(0.0)).at = self._now + RESEND_S
 
@@ -336,6 +425,8 @@ class WorkerCore:
             times.append(hello_at)
         if self.guest.channel is not None:
             times += [self._heartbeat_at, *self._accept_at.values()]
+        if any(self.held[t].unsafe and t not in self._stopping for t in self.running):
+            times.append(self._acked_at + STOP_S)
         return min(times, default=self._now + HEARTBEAT_S)
 
     def _timers(self) -> None:
@@ -346,12 +437,14 @@ class WorkerCore:
             for task in [t for t, at in self._accept_at.items() if now >= at]:
                 self._accept(self.held[task])
             self._resend_results()
-            if now - self._acked_at >= DEAF_S and self.guest.wake_at() is None:
+            if now - self._heard_at >= DEAF_S and self.guest.wake_at() is None:
                 self.guest.again(now, 1.0)
+        if self._doubt.due(now):
+            self._out.effects.append(Renew())
         if self.guest.due(now):
             hello = self._hello(self.guest.hello_nonce(now))
             self._out.sends.append(Send("evt", hello, joining=True))
-        if now - self._acked_at >= LEASE_S:
+        if now - self._acked_at >= STOP_S:
             for task in self.running:
                 if self.held[task].unsafe:
                     self._interrupt(task, "the master was silent for a lease")
@@ -363,5 +456,10 @@ class WorkerCore:
                 del self._resends[task]
             elif self._now >= resend.at:
                 resend.pause_s = min(resend.pause_s * 2, RESEND_MAX_S)
+                self._keep_again(held)
                 self._send(held.result)
                 resend.at = self._now + resend.pause_s * (1 + 0.5 * self._jitter())
+
+
+def _accepts(message: msg.Message, tasks: Set[str]) -> bool:
+    return isinstance(message, msg.Accepted) and message.task in tasks

@@ -11,7 +11,7 @@ from typing import Callable, Iterator, List, NamedTuple, Union
 
 from pibot.agent.text import short
 from pibot.deploy.layout import STATE
-from pibot.doctor import broker, fleet, machine, model, mosquitto, ports, sandbox, services
+from pibot.doctor import broker, fleet, machine, model, mosquitto, ports, sandbox, services, stores
 from pibot.doctor import settings as roles
 from pibot.doctor.findings import FAIL, OK, Finding, Findings, fail
 from pibot.doctor.settings import Subject
@@ -80,6 +80,7 @@ def _of_role(here: Surroundings, subject: Subject, asks_master: bool) -> List[Ch
     found = [
         check("settings", roles.settings),
         check("state directory", roles.state_directory),
+        check("journal", stores.set_aside),
         reach,
         check("model", model.model),
     ]

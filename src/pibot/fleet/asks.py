@@ -5,6 +5,7 @@ Text, or `{"id": …, "goal": …}`; the id comes back with the answer. Plain JS
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import OrderedDict
 from typing import Any, Dict, Optional, Tuple
@@ -12,7 +13,7 @@ from typing import Any, Dict, Optional, Tuple
 from pibot.errors import BadMessage
 from pibot.fleet.document import slim
 from pibot.fleet.records import Goal
-from pibot.messages import parse
+from pibot.strictjson import parse
 from pibot.wire import PACKET_BYTES
 
 REMEMBERED = 500
@@ -31,10 +32,11 @@ class Asks:
         """Return the goal that was asked for, None if it is a repetition; raise BadMessage."""
         text, ask_id = _read(payload)
         if ask_id is not None:
+            digest = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
             seen = self._seen.get(ask_id)
-            if seen is not None and seen[0] == text and now - seen[1] < REPEATED_S:
+            if seen is not None and seen[0] == digest and now - seen[1] < REPEATED_S:
                 return None
-            self._seen[ask_id] = text, now
+            self._seen[ask_id] = digest, now
             while len(self._seen) > REMEMBERED:
                 self._seen.popitem(last=False)
         return Goal(goal_id, text=text, asked=True, ask_id=ask_id)

@@ -11,6 +11,7 @@ from typing import Deque, Dict, Iterable, Iterator, List, NamedTuple, Optional, 
 
 from pibot.fleet.records import Attempt, Fact, Goal, Known, Standing, Task
 
+MAX_OPEN_TASKS = 10_000
 REMEMBERED = 20_000  # states of ended tasks, for late messages of slow workers
 
 
@@ -24,6 +25,21 @@ class Wish(NamedTuple):
     avoid: Tuple[str, ...]
 
 
+def crowded(wanted: int, room: int) -> str:
+    """Why a goal, or what it would need, is not taken."""
+    return (
+        f"{MAX_OPEN_TASKS - room:,} of {MAX_OPEN_TASKS:,} tasks are open already and this needs "
+        f"{wanted:,}: wait until some are done, or cancel some"
+    )
+
+
+class Over(NamedTuple):
+    """A goal that has ended, with its tasks."""
+
+    goal: Goal
+    tasks: List[Task]
+
+
 def wish(task: Task) -> Wish:
     skills = (task.skill,) if task.skill else task.skills
     return Wish(task.worker, skills, task.tags, not task.skill, task.failed_on)
@@ -33,7 +49,7 @@ class Board:
     def __init__(self) -> None:
         self.goals: Dict[str, Goal] = {}
         self.tasks: Dict[str, Task] = {}
-        self.over: Dict[str, List[Task]] = {}  # goals that have just been dropped, with their tasks
+        self.over: Dict[str, Over] = {}  # goals that have just been dropped: not yet in the journal
         self.known: Dict[str, Dict[str, object]] = {}
         self.standings: Dict[str, str] = {}
         self._of_goal: Dict[str, List[str]] = {}
@@ -47,6 +63,7 @@ class Board:
             self._apply_task(fact)
         elif isinstance(fact, Goal):
             self.goals[fact.id] = fact
+            self.over.pop(fact.id, None)
             self._of_goal.setdefault(fact.id, [])
             self._drop_if_over(fact.id)
         elif isinstance(fact, Known):
@@ -70,17 +87,27 @@ class Board:
         goal = self.goals.get(goal_id)
         if goal is None or not goal.ended or any(not t.ended for t in self.of(goal_id)):
             return
-        self.over[goal_id] = self.of(goal_id)
-        for task in self.over[goal_id]:
+        over = self.over[goal_id] = Over(goal, self.of(goal_id))
+        for task in over.tasks:
             self._ended[task.id] = task.state
             del self.tasks[task.id]
         while len(self._ended) > REMEMBERED:
             self._ended.popitem(last=False)
         del self.goals[goal_id], self._of_goal[goal_id]
 
+    def facts(self) -> List[Fact]:
+        """All that is known now, tasks before their goals: as the journal would give it."""
+        workers = [Known(name, dict(facts)) for name, facts in self.known.items()]
+        standings = [Standing(name, state) for name, state in self.standings.items()]
+        return [*self.tasks.values(), *self.goals.values(), *workers, *standings]
+
     def of(self, goal_id: str) -> List[Task]:
         """The goal's tasks, in the order in which they were made."""
         return [self.tasks[t] for t in self._of_goal.get(goal_id, ())]
+
+    def room(self) -> int:
+        """How many more tasks there may be."""
+        return MAX_OPEN_TASKS - len(self.tasks)
 
     def state_of(self, task_id: str) -> str:
         """A task's true state, `unknown` if it ended too long ago to say."""

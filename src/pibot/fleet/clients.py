@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections import OrderedDict
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Union
 
 from pibot import messages as msg
-from pibot.errors import PibotError, Refused, UsageError
+from pibot.errors import DamagedStore, PibotError, Refused, UsageError
 from pibot.fleet import document, routing, status
 from pibot.fleet import events as ev
-from pibot.fleet.gateway import Gateway, Packet, Request, Step
+from pibot.fleet.artifacts import Artifacts
+from pibot.fleet.board import MAX_OPEN_TASKS, crowded
+from pibot.fleet.gateway import Gateway, Request, Step
 from pibot.fleet.journal import Journal
 from pibot.fleet.manage import Manager
 from pibot.fleet.records import Fact, Goal, Task
+from pibot.fleet.recovery import Lost, Recovery
 from pibot.fleet.scheduler import Scheduler
 from pibot.session import Channel
-from pibot.wire import WHOLE_BYTES
+from pibot.transfer import WHOLE_BYTES, Peer
+from pibot.wire import Packet
 
 GOAL_CHARS = 32_768
 ARGS_BYTES = WHOLE_BYTES - 65_536  # with what surrounds them they still fit into one message
 MAX_TIMEOUT_S = 7 * 86_400.0
-MAX_OPEN_TASKS = 10_000
+LARGE_BYTES = 4_096  # arguments of this size are counted
+MAX_OPEN_BYTES = 128 * 1024 * 1024  # of the arguments of all open goals
 MAX_FOLLOWED = 20_000
 MAX_FOLLOWERS = 100  # of one goal
+MAX_SHARED = 1_000  # tasks whose files are remembered while they are downloaded
 LISTED = 50
 NEWS_S = 0.05
 
@@ -45,13 +52,18 @@ class Clients:
         fleet: str,
         epoch: int,
         local_time: Callable[[], str],
+        artifacts: Artifacts,
+        recovery: Recovery,
     ) -> None:
         self._scheduler, self._journal, self._gateway = scheduler, journal, gateway
         self._manager = manager
         self._fleet, self._epoch, self._local_time = fleet, epoch, local_time
+        self._artifacts, self._recovery = artifacts, recovery
+        self._shared: "OrderedDict[str, List[Dict[str, Any]]]" = OrderedDict()
+        self._large: Dict[str, int] = {}
         self._news: Dict[str, Dict[str, msg.Event]] = {}
         self._news_at = 0.0
-        self._followers: "OrderedDict[str, Dict[str, Channel]]" = OrderedDict()
+        self._followers: "OrderedDict[str, Dict[Peer, Channel]]" = OrderedDict()
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -61,6 +73,8 @@ class Clients:
             self._manager.may(request.channel.peer, request.message)
             event, data = self._understand(request, now)
             reply = msg.Reply(request.id, data)
+        except DamagedStore:
+            raise
         except PibotError as error:
             event = None
             reply = msg.Reply(request.id, error={"code": error.code, "message": str(error)})
@@ -73,9 +87,11 @@ class Clients:
         if isinstance(message, msg.Submit):
             return self._submit(request.channel, message)
         if isinstance(message, msg.Follow):
-            return None, self._follow(request.channel, message.goal_id)
+            return None, self._follow(request.channel, message.goal_id, now)
         if isinstance(message, msg.Get):
             return None, self.show(message.key)
+        if isinstance(message, msg.Fetch):
+            return None, self._fetch(message)
         if isinstance(message, msg.Listing):
             return None, self._list(message.what, now)
         if isinstance(message, msg.Cancel):
@@ -89,7 +105,7 @@ class Clients:
     def _submit(
         self, channel: Channel, m: msg.Submit
     ) -> "tuple[Optional[ev.FleetEvent], Dict[str, Any]]":
-        known = self._goal(m.goal_id)
+        known = self.goal(m.goal_id)
         if known is not None:
             if m.follow and not known.ended:
                 self._add_follower(m.goal_id, channel)
@@ -128,15 +144,40 @@ class Clients:
             )
         if not 1 <= goal.timeout_s <= MAX_TIMEOUT_S:
             raise UsageError(f"a timeout of {goal.timeout_s:g} s: use 1 to {MAX_TIMEOUT_S:,.0f}")
-        board = self._scheduler.board
-        if max(len(board.tasks), len(board.goals)) >= MAX_OPEN_TASKS:
-            raise Refused(f"{MAX_OPEN_TASKS:,} tasks are open already: wait until some are done")
+        self._check_room(len(self._scheduler.pool.workers) if goal.all else 1)
         problem = routing.refusal(goal, self._scheduler.pool)
         if problem:
             raise UsageError(problem)
+        if size > LARGE_BYTES:
+            self._check_memory(goal.id, size)
         return Goal(**{**goal.__dict__, "created": self._local_time()})
 
-    def _follow(self, channel: Channel, goal_id: str) -> Dict[str, Any]:
+    def _check_room(self, wanted: int) -> None:
+        """A goal that has no tasks yet will have one at least."""
+        board = self._scheduler.board
+        room = min(board.room(), MAX_OPEN_TASKS - len(board.goals))
+        if wanted > room:
+            raise Refused(crowded(wanted, room))
+
+    def _check_memory(self, goal_id: str, size: int) -> None:
+        """Few goals with large arguments take more than many small ones."""
+        goals = self._scheduler.board.goals
+        self._large = {i: n for i, n in self._large.items() if i in goals}
+        held = sum(self._large.values())
+        if held + size > MAX_OPEN_BYTES:
+            raise Refused(
+                f"the open goals have {held:,} bytes of arguments already, and {size:,} more are "
+                "too many: wait until some are done, or let a skill read them from a file"
+            )
+        self._large[goal_id] = size
+
+    def _follow(self, channel: Channel, goal_id: str, now: float) -> Dict[str, Any]:
+        goal = self.goal(goal_id)
+        if goal is None and self._recovery.gathers(now):
+            self._add_follower(goal_id, channel)
+            return {"goal_id": goal_id, "state": "running"}
+        if goal is None and self._recovery.is_on(now):
+            raise Lost(f"nothing is known of {goal_id} since the master's journal was damaged")
         goal = self._need(goal_id)
         if not goal.ended:
             self._add_follower(goal.id, channel)
@@ -145,7 +186,7 @@ class Clients:
 
     def _add_follower(self, goal_id: str, channel: Channel) -> None:
         followers = self._followers.setdefault(goal_id, {})
-        followers[channel.ses] = channel
+        followers[channel.peer, channel.hello.start] = channel  # a process follows in one session
         if len(followers) > MAX_FOLLOWERS:
             del followers[next(iter(followers))]
         while len(self._followers) > MAX_FOLLOWED:
@@ -189,8 +230,38 @@ class Clients:
         return self._journal.attempts(task.id)
 
     def _outcome(self, goal: Goal) -> Dict[str, Any]:
-        tasks = self._scheduler.board.over.get(goal.id) or self._journal.tasks(goal.id)
-        return {"document": document.goal_document(goal, tasks), "error": goal.error}
+        tasks = self._tasks(goal)
+        return {
+            "document": document.goal_document(goal, tasks),
+            "error": goal.error,
+            "artifacts": document.artifacts(tasks, self._artifacts.has),
+        }
+
+    def _tasks(self, goal: Goal) -> List[Task]:
+        """The tasks of a goal that is over; the journal may not have the end of this round's."""
+        over = self._scheduler.board.over.get(goal.id)
+        return over.tasks if over else self._journal.tasks(goal.id)
+
+    def _fetch(self, wanted: msg.Fetch) -> Dict[str, Any]:
+        """A slice of a file that a task shared."""
+        for file in self._shared_by(wanted.task):
+            if file["path"] == wanted.path and file["error"] is None:
+                count = msg.FILE_SLICE_BYTES
+                raw = self._artifacts.read(wanted.task, file["sha256"], wanted.offset, count)
+                return {"size": file["size"], "data": base64.b64encode(raw).decode()}
+        raise UsageError(f"{wanted.task} has no file {wanted.path!r}: see `pibot.pyz show`")
+
+    def _shared_by(self, task_id: str) -> List[Dict[str, Any]]:
+        """The files of a task that is over; kept, because one is asked for in many slices."""
+        if task_id not in self._shared:
+            tasks = self._journal.tasks(self._need(task_id).id)
+            files = [t.artifacts for t in tasks if t.id == task_id and t.ended]
+            if not files:
+                return []
+            self._shared[task_id] = files[0]
+            if len(self._shared) > MAX_SHARED:
+                self._shared.popitem(last=False)
+        return self._shared[task_id]
 
     def _cancel(self, key: str) -> "tuple[Optional[ev.FleetEvent], Dict[str, Any]]":
         goal = self._need(key)
@@ -206,18 +277,29 @@ class Clients:
             return None, {"goal_id": goal.id, "state": goal.state}
         if goal.state == "succeeded":
             raise Refused(f"{goal.id} has succeeded: submit it again if you want it twice")
-        tasks = tuple(self._journal.tasks(goal.id))
+        tasks = tuple(self._tasks(goal))
         if any(not t.ended for t in tasks):
             raise Refused(f"{goal.id} is still being stopped: try again in a moment")
+        self._check_room(max(1, sum(t.state != "succeeded" for t in tasks)))
+        if any(t.orphan and t.needed and t.state != "succeeded" for t in tasks):
+            raise Refused(f"what {goal.id} was to do is lost: submit it again as a new goal")
         return ev.RetryWanted(key, goal, tasks), {"goal_id": goal.id, "state": "running"}
 
-    def _goal(self, key: str) -> Optional[Goal]:
+    def goal(self, key: str) -> Optional[Goal]:
+        """The goal with this id, or the one that this task belongs to."""
         board = self._scheduler.board
         task = board.tasks.get(key)
-        return board.goals.get(task.goal if task else key) or self._journal.goal(key)
+        found = board.goals.get(task.goal if task else key)
+        return found or self._just_over(key) or self._journal.goal(key)
+
+    def _just_over(self, key: str) -> Optional[Goal]:
+        """A goal that ended in this very round, by its id or that of a task."""
+        over = self._scheduler.board.over
+        found = over.get(key) or over.get(key.rpartition("-")[0])
+        return found and found.goal
 
     def _need(self, key: str) -> Goal:
-        goal = self._goal(key)
+        goal = self.goal(key)
         if goal is None:
             raise UsageError(f"no goal or task is called {key!r}: see `pibot.pyz tasks`")
         return goal
@@ -275,7 +357,7 @@ class Clients:
         followers = self._followers.get(goal_id, {})
         return self._to(followers, msg.Event(goal_id, "step", data), qos=0)
 
-    def _to(self, to: Dict[str, Channel], event: msg.Event, qos: int = 1) -> List[Packet]:
+    def _to(self, to: Dict[Peer, Channel], event: msg.Event, qos: int = 1) -> List[Packet]:
         return [p for c in to.values() for p in self._gateway.to_client(c, event, qos)]
 
 

@@ -15,10 +15,12 @@ from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 from pibot import messages as msg
 from pibot.errors import BadMessage, PibotError, StoreError
-from pibot.fleet import asks, document, status, views
+from pibot.fleet import asks, document, recovery, status, views
 from pibot.fleet import events as ev
+from pibot.fleet.artifacts import Artifacts
 from pibot.fleet.clients import Answer, Clients
-from pibot.fleet.gateway import Gateway, Packet, Request, Step
+from pibot.fleet.fetching import Fetching
+from pibot.fleet.gateway import Gateway, Request, Sliced, Step
 from pibot.fleet.journal import Journal
 from pibot.fleet.manage import Manager
 from pibot.fleet.records import REMOVED, Fact, Goal, Task, changed
@@ -26,6 +28,7 @@ from pibot.fleet.roster import Roster
 from pibot.fleet.scheduler import Scheduler
 from pibot.signing import Keyring
 from pibot.topics import Topics
+from pibot.wire import Packet
 
 log = logging.getLogger("pibot.master")
 
@@ -87,25 +90,47 @@ class Told(NamedTuple):
 
 class Desk:
     def __init__(
-        self, topics: Topics, journal: Journal, roster: Roster, around: Surroundings
+        self,
+        topics: Topics,
+        journal: Journal,
+        roster: Roster,
+        around: Surroundings,
+        artifacts: Artifacts,
     ) -> None:
         self._topics, self._journal, self._roster, self._around = topics, journal, roster, around
+        self._artifacts = artifacts
         self._asks = asks.Asks()
 
-    def begin(self, now: float) -> None:
-        """Take the journal's word for everything; leases are full, sessions begin anew."""
+    def begin(self, now: float, recovering_s: float = 0.0) -> None:
+        """Take the journal's word for everything; leases are full, sessions begin anew.
+
+        For `recovering_s` seconds the journal may lack what workers and clients know.
+        """
         a = self._around
+        self._recovery = recovery.Recovery(now, recovering_s)
         self._turn = Turn()
         self._unstored: List[Fact] = []
         self._store_by = now
-        self.scheduler = Scheduler(a.jitter, a.model)
+        self.scheduler = Scheduler(a.jitter, a.model, recovers=recovering_s > 0)
         self._turn.add(self.scheduler.load(self._journal.open_facts(), now))
         self.pool = self.scheduler.pool
         self._roster.begin(n for n, standing in self.pool.gone.items() if standing == REMOVED)
-        self._gateway = Gateway(self._topics, a.keyring, self.pool, a.nonce, a.epoch, a.store_id)
+        self._gateway = Gateway(
+            self._topics, a.keyring, self.pool, a.nonce, a.epoch, a.store_id, a.jitter
+        )
         manager = Manager(self.scheduler, self._roster, self._gateway, a.local_time)
+        self._artifacts.leave_all()
+        self._fetching = Fetching(self.scheduler.board, self._artifacts, a.jitter)
         self._clients = Clients(
-            self.scheduler, self._journal, self._gateway, manager, a.fleet, a.epoch, a.local_time
+            self.scheduler,
+            self._journal,
+            self._gateway,
+            manager,
+            a.fleet,
+            a.epoch,
+            a.local_time,
+            self._artifacts,
+            self._recovery,
         )
         self._views = views.Views(self._topics, a.fleet, a.epoch)
         self._views.ended_before(self._journal.lately_ended(OLD_VIEWS), now)
@@ -113,7 +138,8 @@ class Desk:
     def wake_at(self) -> float:
         """When `tick` and `settle` are next needed, if nothing else happens."""
         at = self.scheduler.wake_at()
-        times = [self._views.wake_at(), self._clients.wake_at()]
+        times = [self._views.wake_at(), self._clients.wake_at(), self._fetching.wake_at()]
+        times.append(self._gateway.wake_at())
         return min(times) if at is None else min(*times, at)
 
     # --- taking in ------------------------------------------------------------------------------
@@ -130,15 +156,53 @@ class Desk:
                 self.take_event(event, now)
         elif isinstance(incoming, Step):
             self._turn.notes.append(incoming)
+        elif isinstance(incoming, Sliced):
+            self._fetching.came(incoming.worker, incoming.part, now)
+            self._fetched(now)
+        elif isinstance(incoming, ev.AttemptEnded):
+            self._believe(incoming, now)
+            self._fetching.ended(incoming, now)
+            self._fetched(now)
         elif incoming is not None:
             self.take_event(incoming, now)
 
     def take_event(self, event: ev.FleetEvent, now: float) -> None:
+        self._believe(event, now)
         self._turn.add(self.scheduler.handle(event, now))
+        if isinstance(event, ev.Joined):
+            self._fetching.joined(event.worker, now)
+        if isinstance(event, (ev.Joined, ev.Tick)):
+            self._fetching.tick(now)
+            self._fetched(now)
+
+    def _fetched(self, now: float) -> None:
+        """What follows from files: more is asked for; results whose files are there are taken."""
+        self._turn.sends += self._fetching.take_sends()
+        for event in self._fetching.take_events():
+            self._turn.add(self.scheduler.handle(event, now))
+
+    def _believe(self, event: ev.FleetEvent, now: float) -> None:
+        """Take over attempts that only their worker knows of, while the journal recovers."""
+        if not self._recovery.is_on(now):
+            return
+        for found in recovery.named(event, self._around.local_time()):
+            lost = self._clients.goal(found.task) is None
+            goal = self._clients.goal(found.task.rpartition("-")[0]) if lost else None
+            if lost and (goal is None or not goal.ended):
+                self._turn.add(self.scheduler.handle(found, now))
+
+    def remembered(self) -> List[Fact]:
+        """What is open and known, without this round: for a journal that turned out damaged."""
+        doubtful = {_name(fact) for fact in (*self._turn.facts, *self._unstored)}
+        return [fact for fact in self.scheduler.board.facts() if _name(fact) not in doubtful]
 
     def connected(self) -> List[Packet]:
         """The broker took us (again), and may have forgotten everything."""
         self._views.reconnected()
+        return self.announce()
+
+    def announce(self) -> List[Packet]:
+        """A hint to say hello; it also comes back to us."""
         return self._gateway.announce()
 
     def _take_ask(self, payload: bytes, now: float) -> None:
@@ -187,6 +251,7 @@ class Desk:
         packets += [p for fact in facts for p in self._told(fact)]
         packets += [p for note in turn.notes for p in self._clients.note(note)]
         packets += self._clients.news(now) + self._views.packets(self.pool, now)
+        packets += self._gateway.due(now)
         self.scheduler.board.over.clear()
         over = [f.id for f in facts if isinstance(f, Goal) and f.ended]
         jobs = [self._planning(job) for job in turn.jobs if job.goal.id not in over]
@@ -238,4 +303,8 @@ class Desk:
 
 def _newest(facts: List[Fact]) -> List[Fact]:
     """Of several facts about one goal or task only the last: nobody needs what is over."""
-    return list({(type(f), getattr(f, "id", None)): f for f in facts}.values())
+    return list({_name(f): f for f in facts}.values())
+
+
+def _name(fact: Fact) -> Tuple[type, Any]:
+    return type(fact), getattr(fact, "id", None) or getattr(fact, "worker", None)

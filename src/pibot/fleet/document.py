@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from pibot.fleet.records import Goal, Task, add_usage
 
 SLIM_CHARS = 500
+NAMED_FILES = 20
 OUTPUT_CHARS = 8_000  # of one task's output, in a prompt
 NO_USAGE = {"input_tokens": 0, "output_tokens": 0, "model_calls": 0}
 
@@ -50,6 +51,18 @@ def task_row(task: Task) -> Dict[str, Any]:
         "result": task.result,
         "error": task.error,
     }
+
+
+def artifacts(tasks: Sequence[Task], has: Callable[[str, str], bool]) -> List[Dict[str, Any]]:
+    """The files that tasks shared; `has` says which are still there, by task and SHA-256."""
+    return [_artifact(task, file, has) for task in tasks for file in task.artifacts]
+
+
+def _artifact(task: Task, file: Dict[str, Any], has: Callable[[str, str], bool]) -> Dict[str, Any]:
+    error = file["error"]
+    if error is None and not has(task.id, file["sha256"]):
+        error = "no longer kept: newer files needed the room"
+    return {"task_id": task.id, **file, "error": error}
 
 
 def output(task: Task) -> str:
@@ -103,9 +116,16 @@ def results(tasks: Sequence[Task]) -> Tuple[Dict[str, Any], ...]:
             "state": t.state,
             "output": _cut(output(t), OUTPUT_CHARS) if t.state == "succeeded" else "",
             "error": t.error if t.state != "succeeded" else None,
+            **_shared(t),
         }
         for t in tasks
     )
+
+
+def _shared(task: Task) -> Dict[str, Any]:
+    """The names of the files that the person gets beside the answer, if there are any."""
+    names = [file["path"] for file in task.artifacts if file["error"] is None]
+    return {"files_for_the_person": names[:NAMED_FILES]} if names else {}
 
 
 def context(goal: str, needs: List[Task], limit: int) -> str:

@@ -6,7 +6,7 @@ The driver commits `facts`, then sends `sends`, then does `jobs`; in this order 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, FrozenSet, List, Optional, Tuple, Union
 
 from pibot.fleet.records import Fact, Goal, Task
 from pibot.messages import Heartbeat, Hello, Inventory, Message, Result
@@ -63,6 +63,7 @@ class Joined:
     worker: str
     hello: Hello
     inventory: Inventory
+    coming: FrozenSet[Tuple[str, int]] = frozenset()  # attempts whose assign is on its way yet
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,15 @@ class WillSeen:
 
 
 @dataclass(frozen=True)
+class AssignMoves:
+    """The assignment of this attempt is large, and its worker has received more of it."""
+
+    worker: str
+    task: str
+    att: int
+
+
+@dataclass(frozen=True)
 class AttemptAccepted:
     worker: str
     task: str
@@ -114,6 +124,25 @@ class AttemptEnded:
 
 
 @dataclass(frozen=True)
+class FilesMove:
+    """The files of this attempt's result are being fetched: it is done, and soon recorded."""
+
+    worker: str
+    task: str
+    att: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """A worker holds an attempt that the master's journal knew before it was damaged."""
+
+    worker: str
+    task: str
+    att: int
+    created: str  # as of a goal: for people only
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time has passed."""
 
@@ -129,9 +158,12 @@ FleetEvent = Union[
     Left,
     StandingWanted,
     WillSeen,
+    AssignMoves,
     AttemptAccepted,
     AttemptDeclined,
     AttemptEnded,
+    FilesMove,
+    Found,
     Tick,
 ]
 

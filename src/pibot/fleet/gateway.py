@@ -9,29 +9,25 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import replace
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Callable, Dict, FrozenSet, List, NamedTuple, Optional, Set, Tuple, Union
 
 from pibot import messages as msg
 from pibot.errors import BadMessage
 from pibot.fleet import events as ev
 from pibot.fleet.document import slim
 from pibot.fleet.pool import HEARTBEAT_S, LEASE_S, Pool
+from pibot.line import Line
 from pibot.session import Channel, Host
 from pibot.signing import Keyring
 from pibot.topics import RESERVED, Address, Topics
-from pibot.wire import Reader, TooLarge, Writer
+from pibot.transfer import Subject
+from pibot.wire import Packet, Reader, TooLarge, Writer
 
 log = logging.getLogger(__name__)
 
 REFUSAL_PAUSE_S = 1.0
+REFUSALS = 200  # within that, to everyone together
 TOPIC_CHARS = 200
-
-
-class Packet(NamedTuple):
-    topic: str
-    payload: bytes
-    qos: int = 1
-    retain: bool = False
 
 
 class Request(NamedTuple):
@@ -49,7 +45,14 @@ class Step(NamedTuple):
     progress: msg.Progress
 
 
-Incoming = Union[ev.FleetEvent, Request, Step]
+class Sliced(NamedTuple):
+    """A part of a file that a task shared."""
+
+    worker: str
+    part: msg.Slice
+
+
+Incoming = Union[ev.FleetEvent, Request, Step, Sliced]
 
 
 class Gateway:
@@ -61,16 +64,23 @@ class Gateway:
         nonce: Callable[[], str],
         epoch: int,
         store_id: str,
+        jitter: Callable[[], float],
     ) -> None:
         self._topics, self._pool, self._nonce = topics, pool, nonce
         self._epoch, self._store_id = epoch, store_id
-        self._reader, self._writer = Reader(keyring), Writer("m:" + RESERVED, RESERVED, keyring)
+        self._reader, writer = Reader(keyring), Writer("m:" + RESERVED, RESERVED, keyring)
+        self._lines = {
+            "w": Line(writer, lambda c: topics.worker(c.peer, "cmd"), jitter),
+            "c": Line(writer, lambda c: topics.client(c.peer, "rep"), jitter),
+        }
         self._workers, self._clients = Host(nonce), Host(nonce)
         self._live: Dict[str, Channel] = {}
-        self._refused_at: Dict[Tuple[str, str], float] = {}
+        self._refusing_at = float("-inf")
+        self._refused: Set[Tuple[str, str]] = set()
         self._packets: List[Packet] = []
         self._alarms: Dict[str, str] = {}  # as the operator has read them
-        self.dropped: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()  # by topic; a flood of topics is not kept
+        self.lost = 0
 
     def take_packets(self) -> List[Packet]:
         """What is to be sent at once: answers of the handshake."""
@@ -81,33 +91,50 @@ class Gateway:
 
     def announce(self) -> List[Packet]:
         message = msg.Announce(self._store_id)
-        return self._make(self._topics.announce, message, None)
+        return self._lines["w"].send(self._topics.announce, message, None, self._epoch)
 
     def to_worker(self, worker: str, message: msg.Message, qos: int = 1) -> List[Packet]:
-        """Packets on the worker's live session; none if it has no session now."""
-        topic, channel = self._topics.worker(worker, "cmd"), self._live.get(worker)
+        """A packet on the worker's live session; none if it has no session now.
+
+        What is large comes out of `due`, for workers and clients alike.
+        """
+        to, channel = Address("w", worker, "cmd"), self._live.get(worker)
         if isinstance(message, msg.Refusal):  # outside of the session: it is over
-            return self._make(topic, message, None, qos)
-        return [] if channel is None else self._make(topic, message, channel, qos)
+            return self._make(to, message, None, qos)
+        if channel is None:
+            return []
+        if isinstance(message, msg.Cancel):
+            sender = self._lines["w"].sender
+            sender.withdraw(channel, ("assign", message.task), message.att)
+        return self._make(to, message, channel, qos)
 
     def to_client(self, channel: Channel, message: msg.Message, qos: int = 1) -> List[Packet]:
-        return self._make(self._topics.client(channel.peer, "rep"), message, channel, qos)
+        return self._make(Address("c", channel.peer, "rep"), message, channel, qos)
+
+    def due(self, now: float) -> List[Packet]:
+        """Chunks to send now, and acknowledgements of those that came."""
+        return [p for line in self._lines.values() for p in line.due(now, self._epoch)]
+
+    def wake_at(self) -> float:
+        """When `due` is next needed, if nothing else happens."""
+        return min(line.wake_at() for line in self._lines.values())
 
     def _make(
-        self, topic: str, message: msg.Message, channel: Optional[Channel], qos: int = 1
+        self, to: Address, message: msg.Message, channel: Optional[Channel], qos: int = 1
     ) -> List[Packet]:
+        worker, t = to.kind == "w", self._topics
+        topic = t.worker(to.name, "cmd") if worker else t.client(to.name, "rep")
         try:
-            packets = self._writer.packets(topic, message, channel, self._epoch)
+            return self._lines[to.kind].send(topic, message, channel, self._epoch, qos)
         except TooLarge as error:
             smaller = _slim(message)
             if smaller is not None:
-                return self._make(topic, smaller, channel, qos)
+                return self._make(to, smaller, channel, qos)
             log.error("not sent on %s: %s", topic, error)
             if channel is None or not isinstance(message, msg.Reply):
                 return []
             refused = {"code": error.code, "message": str(error)}
-            return self._make(topic, msg.Reply(message.re, error=refused), channel, qos)
-        return [Packet(topic, payload, qos) for payload in packets]
+            return self._make(to, msg.Reply(message.re, error=refused), channel, qos)
 
     # --- in -----------------------------------------------------------------------------------
 
@@ -123,7 +150,10 @@ class Gateway:
             if address.kind == "m":
                 self._hear_master(message)
                 return None
-            return self._sort(topic, address, header, message, now)
+            if isinstance(message, msg.Hello):
+                self._greet(address, message, len(payload), now)
+                return None
+            return self._sort(address, header, message, now)
         except BadMessage as error:
             self.drop(topic[:TOPIC_CHARS], str(error))
             return None
@@ -140,7 +170,10 @@ class Gateway:
             self._packets += self.announce()  # so that the other one learns it, too
 
     def drop(self, topic: str, why: str) -> None:
-        """Count what is dropped, and say so the first time; a flood of topics is not kept."""
+        """Count what is dropped. The log has each topic's first one, and then how many it were."""
+        self.lost += 1
+        if self.lost >= 1_000 and str(self.lost).strip("0") == "1":
+            log.warning("dropped %d messages since the start, the last on %s", self.lost, topic)
         if topic not in self.dropped and len(self.dropped) >= 1_000:
             return
         self.dropped[topic] += 1
@@ -148,32 +181,41 @@ class Gateway:
             log.warning("dropped a message on %s: %s", topic, why)
 
     def _sort(
-        self, topic: str, address: Address, header: msg.Header, message: msg.Message, now: float
+        self, address: Address, header: msg.Header, message: msg.Message, now: float
     ) -> Optional[Incoming]:
-        host = self._workers if address.kind == "w" else self._clients
-        if isinstance(message, msg.Hello):
-            self._greet(host, address, message, now)
-            return None
         if isinstance(message, msg.Will):
             return ev.WillSeen(address.name, message.start) if address.kind == "w" else None
+        host = self._workers if address.kind == "w" else self._clients
         channel = host.find(address.name, header)
         if channel is None:
             self._refuse(address, msg.Refusal("session"), now)
             return None
         if not channel.fresh(header.n):
             return None
+        line = self._lines[address.kind]
+        if address.kind == "c" or self._live.get(address.name) is channel:
+            line.sender.moved(channel)
+        if isinstance(message, msg.ChunkAck):
+            return self._acked(address, line.sender.acked(channel, header.n, message, now))
         if isinstance(message, msg.Chunk):
-            whole = self._reader.join(topic, header, message)
-            if whole is None or isinstance(whole[1], msg.Chunk):
+            whole = line.take(channel, header, message, now)
+            if whole is None:
                 return None
-            return self._sort(topic, address, whole[0], whole[1], now)
+            header, message = whole
         if isinstance(message, msg.Unknown):
             if header.t != message.t:  # an answer to an answer would never end
-                self._send_to(address, channel, message)
+                self._packets += self._make(address, message, channel)
             return None
-        if address.kind == "c":
-            return Request(channel, header.id, message)
-        return self._of_worker(address, channel, message, now)
+        if address.kind == "w":
+            return self._of_worker(address, channel, message, now)
+        if line.sender.has(channel, Subject(("reply", header.id))):
+            return None  # asked again while the answer is on its way
+        return Request(channel, header.id, message)
+
+    def _acked(self, address: Address, moved: Optional[Subject]) -> Optional[Incoming]:
+        if address.kind == "c" or moved is None or moved.name[0] != "assign":
+            return None
+        return ev.AssignMoves(address.name, moved.name[1], moved.version)
 
     def _of_worker(
         self, address: Address, channel: Channel, message: msg.Message, now: float
@@ -193,21 +235,27 @@ class Gateway:
             return ev.AttemptDeclined(name, message.task, message.att, message.reason)
         if isinstance(message, msg.Bye):
             del self._live[name]  # a heartbeat that it has overtaken must not bring it back
+            self._lines["w"].sender.forget(name)
             return ev.Left(name)
         if isinstance(message, msg.Progress):
             return Step(name, message)
+        if isinstance(message, msg.Slice):
+            return Sliced(name, message)
         raise BadMessage(f"a worker does not send {message.t}")
 
     # --- sessions -----------------------------------------------------------------------------
 
-    def _greet(self, host: Host, address: Address, hello: msg.Hello, now: float) -> None:
+    def _greet(self, address: Address, hello: msg.Hello, size: int, now: float) -> None:
         if address.kind == "w" and self._turned_away(address, hello, now):
             return
-        channel = host.open(address.name, hello)
+        if address.kind == "w":
+            channel = self._workers.open(address.name, hello, size)
+        else:  # nobody asks for the facts of a client
+            channel = self._clients.open(address.name, replace(hello, facts={}))
         nonce_m = channel.ses.partition(".")[2]
         beat_ms, lease_ms = round(HEARTBEAT_S * 1000), round(LEASE_S * 1000)
         welcome = msg.Welcome(hello.nonce, nonce_m, self._store_id, beat_ms, lease_ms)
-        self._send_to(address, None, welcome)
+        self._packets += self._make(address, welcome, None)
 
     def _turned_away(self, address: Address, hello: msg.Hello, now: float) -> bool:
         refused = self._pool.refuse(address.name, hello, now)
@@ -231,29 +279,31 @@ class Gateway:
             log.warning("worker %s: another start of it took over", address.name)
         self._live[address.name] = channel
         self._workers.close_others(channel)
-        return ev.Joined(address.name, channel.hello, inventory)
+        return ev.Joined(address.name, channel.hello, inventory, self._coming(channel))
+
+    def _coming(self, channel: Channel) -> FrozenSet[Tuple[str, int]]:
+        """The attempts whose assignments this process has not received yet."""
+        sender = self._lines["w"].sender
+        sender.forget(channel.peer, channel.hello.start)
+        sender.moved(channel)
+        under_way = sender.under_way(channel)
+        return frozenset((s.name[1], s.version) for s in under_way if s.name[0] == "assign")
 
     def dismiss(self, worker: str) -> None:
         """End a worker's sessions: whatever it still says needs a new hello."""
         self._live.pop(worker, None)
         self._workers.close(worker)
+        self._lines["w"].sender.forget(worker)
 
     def _refuse(self, address: Address, refusal: msg.Refusal, now: float) -> None:
         """Say no, once a second at most: refusals answer what nobody has authenticated yet."""
+        if now - self._refusing_at >= REFUSAL_PAUSE_S:
+            self._refusing_at, self._refused = now, set()
         key = (address.name, refusal.reason)
-        if now - self._refused_at.get(key, float("-inf")) < REFUSAL_PAUSE_S:
+        if key in self._refused or len(self._refused) >= REFUSALS:
             return
-        if len(self._refused_at) > 1_000:
-            self._refused_at.clear()
-        self._refused_at[key] = now
-        self._send_to(address, None, refusal)
-
-    def _send_to(self, to: Address, channel: Optional[Channel], message: msg.Message) -> None:
-        worker = to.kind == "w"
-        topic = (
-            self._topics.worker(to.name, "cmd") if worker else self._topics.client(to.name, "rep")
-        )
-        self._packets += self._make(topic, message, channel)
+        self._refused.add(key)
+        self._packets += self._make(address, refusal, None)
 
 
 def _slim(message: msg.Message) -> Optional[msg.Message]:

@@ -4,6 +4,7 @@ submitted → routed:  answered on the spot | its tasks are known | a model plan
 a task ended       → what waits for it is released, or cannot be done
 all tasks ended    → answered; or, after a failure, the plan is revised (at most three times)
 deadline, cancel   → the goal ends now, its tasks are stopped
+found at a worker  → awaited; answered after a while, when all of it was named
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import heapq
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from pibot.fleet import document, routing
-from pibot.fleet.board import Board
-from pibot.fleet.events import Answered, AnswerJob, Note, PlanJob, Planned
+from pibot.fleet.board import Board, crowded
+from pibot.fleet.events import Answered, AnswerJob, Found, Note, PlanJob, Planned
 from pibot.fleet.pool import Pool
-from pibot.fleet.records import TASK_TIMEOUT_S, Goal, Task, add_usage, changed
+from pibot.fleet.records import RECOVERED, TASK_TIMEOUT_S, Goal, Task, add_usage, changed
 
 MAX_REVISIONS = 3
 PLAN_TRIES = 2  # attempts of a planned task before the plan is revised
 CONTEXT_CHARS = 24_000
+GATHER_S = 10.0  # after damage: in this time every living worker has named what it has
+FOUND_TIMEOUT_S = 86_400.0  # of what a worker was found with: it knows its own deadline
+LOST_NUMBERS = 1_000  # of a goal's tasks: may be taken by tasks that a damaged journal has lost
 
 Emit = Callable[[Any], None]
 StopTasks = Callable[[List[Task], str, str], None]
@@ -27,13 +31,21 @@ StopTasks = Callable[[List[Task], str, str], None]
 
 class Goals:
     def __init__(
-        self, board: Board, pool: Pool, emit: Emit, stop_tasks: StopTasks, model: bool
+        self,
+        board: Board,
+        pool: Pool,
+        emit: Emit,
+        stop_tasks: StopTasks,
+        model: bool,
+        recovers: bool = False,
     ) -> None:
         self._board, self._pool, self._emit, self._model = board, pool, emit, model
         self._stop_tasks = stop_tasks
         self._started: Dict[str, float] = {}
         self._deadlines: List[Tuple[float, str, float]] = []  # when, goal, when it had started
         self._composing: Set[str] = set()
+        self._recovers = recovers
+        self._gathering: Dict[str, float] = {}  # goals of which workers may yet name tasks
 
     # --- beginning ----------------------------------------------------------------------------
 
@@ -75,6 +87,8 @@ class Goals:
                 self._emit(PlanJob(goal, self._history(goal)))
             elif goal.route == "answer":
                 self._emit(AnswerJob(goal))
+            elif self._recovers:
+                self._gathering[goal.id] = now + GATHER_S
             else:
                 self._settle(goal, now)
 
@@ -118,14 +132,21 @@ class Goals:
         return [w.name for w in self._pool.online() if not w.draining] or [""]
 
     def _numbered(self, goal: Goal, tasks: List[Task]) -> List[Task]:
-        first = len(self._board.of(goal.id)) + 1
+        last = max((_number(t) for t in self._board.of(goal.id)), default=0)
+        first = max(last, LOST_NUMBERS if self._recovers else 0) + 1
         return [changed(t, id=f"{goal.id}-{first + i}") for i, t in enumerate(tasks)]
 
     def _add(self, goal: Goal, tasks: List[Task], now: float) -> None:
         """Write the goal's new tasks down; those that wait for nothing are queued."""
+        room = self._board.room()
+        if len(tasks) > room:
+            self._finish(goal, "failed", now, error=crowded(len(tasks), room))
+            return
         tasks = tasks if tasks and tasks[0].id else self._numbered(goal, tasks)
         for task in tasks:
             self._emit(task if task.ended else self._begun(task))
+        for task in [t for t in self._board.of(goal.id) if t.ended]:
+            self.task_ended(task, now)  # what needs one that cannot even begin
         self._settle(goal, now)
 
     def _begun(self, task: Task) -> Task:
@@ -159,7 +180,9 @@ class Goals:
     def _settle(self, goal: Goal, now: float) -> None:
         """When no task is left to do: answer, revise the plan, or fail."""
         now_it_is = self._open(goal.id)
-        if now_it_is is None or now_it_is.state != "running" or goal.id in self._composing:
+        if now_it_is is None or now_it_is.state != "running":
+            return
+        if goal.id in self._composing or goal.id in self._gathering:
             return
         goal, tasks = now_it_is, [t for t in self._board.of(goal.id) if t.needed]
         if not tasks or any(not t.ended for t in tasks):
@@ -176,7 +199,7 @@ class Goals:
             self._finish(goal, _failed_state(tasks), now, answer=document.not_done(tasks))
 
     def _compose(self, goal: Goal, tasks: List[Task], now: float) -> None:
-        if goal.route == "direct":
+        if goal.route in ("direct", "recovered"):
             self._finish(goal, "succeeded", now, answer=document.rows(goal, tasks))
             return
         self._composing.add(goal.id)
@@ -229,6 +252,7 @@ class Goals:
         error: Optional[str] = None,
     ) -> None:
         self._composing.discard(goal.id)
+        self._gathering.pop(goal.id, None)
         seconds = round(now - self._started.pop(goal.id, now), 3)
         if state != "succeeded" and error is None:
             failed = [t.error for t in self._board.of(goal.id) if t.needed and t.error]
@@ -240,9 +264,13 @@ class Goals:
     def next_deadline(self) -> Optional[float]:
         while self._deadlines and self._started.get(self._deadlines[0][1]) != self._deadlines[0][2]:
             heapq.heappop(self._deadlines)  # it ended before, and may have been begun again
-        return self._deadlines[0][0] if self._deadlines else None
+        times = [self._deadlines[0][0]] if self._deadlines else []
+        return min((*times, *self._gathering.values()), default=None)
 
     def deadlines(self, now: float) -> None:
+        for goal_id in [g for g, at in self._gathering.items() if now >= at]:
+            del self._gathering[goal_id]
+            self._settle(self._board.goals[goal_id], now)
         while (at := self.next_deadline()) is not None and now >= at:
             goal_id = heapq.heappop(self._deadlines)[1]
             goal = self._board.goals[goal_id]
@@ -275,19 +303,52 @@ class Goals:
         goal = changed(goal, state="running", answer=None, error=None, seconds=0.0)
         goal = changed(goal, revision=again, retried_at=again)
         self._start_clock(goal, now)
-        chosen = _to_redo(tasks, key)
-        if not chosen:
+        if not tasks:
             self._route(changed(goal, state="planning"), now)
             return
         self._emit(goal)
         for task in tasks:
             self._board.apply(task)
+        chosen = _to_redo(tasks, key)
+        if not chosen:  # it was stopped when all was done: only the answer is missing
+            self._settle(goal, now)
+            return
         fresh = self._numbered(goal, [_again(t) for t in chosen])
         ids = {old.id: new.id for old, new in zip(chosen, fresh)}
         for old in chosen:
             self._emit(changed(old, needed=False))
         moved = [changed(t, needs=tuple(ids.get(n, n) for n in t.needs)) for t in fresh]
         self._add(goal, moved, now)
+
+    # --- after damage ---------------------------------------------------------------------------
+
+    def found(self, event: Found, now: float) -> Optional[Task]:
+        """The task that a worker was found with; None if its goal does not want it any more."""
+        goal_id = event.task.rpartition("-")[0]
+        goal = self._board.goals.get(goal_id)
+        if goal is None:
+            goal = Goal(goal_id, text=RECOVERED, timeout_s=FOUND_TIMEOUT_S, created=event.created)
+            self._start_clock(goal, now)
+            self._gathering[goal.id] = now + GATHER_S
+            self._set(goal, state="running", route="recovered")
+        elif goal.state != "running" or self._was_begun_again(goal):
+            return None
+        task = Task(
+            id=event.task,
+            goal=goal_id,
+            text=RECOVERED,
+            timeout_s=FOUND_TIMEOUT_S,
+            on_lost="fail",
+            orphan=True,
+            state="running",
+            attempt=event.att,
+            assignee=event.worker,
+        )
+        self._emit(task)
+        return task
+
+    def _was_begun_again(self, goal: Goal) -> bool:
+        return any(_number(t) > LOST_NUMBERS for t in self._board.of(goal.id))
 
     # --- for the scheduler ----------------------------------------------------------------------
 
@@ -312,6 +373,11 @@ class Goals:
         goal = changed(goal, **changes)
         self._emit(goal)
         return goal
+
+
+def _number(task: Task) -> int:
+    digits = task.id.rpartition("-")[2]
+    return int(digits) if digits.isdecimal() else 0
 
 
 def _planned_task(goal: Goal, item: Dict[str, Any], worker: str) -> Task:

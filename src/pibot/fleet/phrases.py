@@ -25,7 +25,7 @@ from functools import lru_cache
 from typing import Any, Collection, Iterable, Iterator, Mapping, NamedTuple, Optional, Sequence
 
 from pibot.errors import BadMessage
-from pibot.messages import MAX_DEPTH, parse
+from pibot.strictjson import MAX_DEPTH, parse
 
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _MARKS = r".,;:!?…\"“”()，。；：！？、（）"

@@ -19,10 +19,12 @@ from pibot.topics import PROTOCOL
 HEARTBEAT_S = 5.0
 LEASE_S = 30.0
 AFTER_WILL_S = 8.0
+CLOSED_S = 15.0  # a broker that only hears nothing waits for 1.5 keepalives, which is longer
 CHANGES_WINDOW_S = 60.0
 MAX_CHANGES = 2
 HOT_C = 80.0
 MAX_SLOTS = 64
+MAX_WORKERS = 500
 MAX_STRANGERS = 50
 MAX_SKILLS = 500  # of one worker
 MAX_STRINGS = 100  # tags of a worker, phrases of a skill
@@ -37,6 +39,7 @@ class Worker:
     hello: Optional[Hello] = None
     heard_at: float = float("-inf")
     silence_s: float = LEASE_S
+    closed: bool = False  # its will came so early that its socket was closed, as by its death
     online: bool = False
     draining: bool = False
     incompatible: bool = False
@@ -111,6 +114,7 @@ class Pool:
     def heard(self, name: str, now: float) -> Worker:
         worker = self.get(name)
         worker.heard_at, worker.silence_s, worker.online = now, LEASE_S, True
+        worker.closed = False
         worker.full = False
         return worker
 
@@ -118,6 +122,11 @@ class Pool:
         """Return (reason, detail) if this start may not have the name now, else None."""
         if self.gone.get(name) == REMOVED:
             return REMOVED, was_removed(name)
+        if name not in self.workers and len(self.workers) >= MAX_WORKERS:
+            return "full", (
+                f"the fleet has {MAX_WORKERS} workers already: `pibot.pyz workers remove NAME` on "
+                "the master makes it forget one"
+            )
         worker = self.workers.get(name) or Worker(name)
         if not hello.proto_min <= PROTOCOL <= hello.proto_max:
             self._show_incompatible(worker, hello)
@@ -164,11 +173,12 @@ class Pool:
         worker.introduce(hello.facts)
         return changed
 
-    def will(self, name: str, start: str) -> None:
+    def will(self, name: str, start: str, now: float) -> None:
         """The broker says that a start of this worker is gone: allow less silence, no more."""
         worker = self.workers.get(name)
         if worker and worker.hello and worker.hello.start == start:
             worker.silence_s = AFTER_WILL_S
+            worker.closed = now - worker.heard_at < CLOSED_S
 
     def learn(self, worker: Worker, facts: Dict[str, Any]) -> None:
         """Take the machine facts of a heartbeat; what an older one said beside them is gone."""

@@ -9,11 +9,26 @@ A loss of the worker takes a task back from `assigned` or `running` to `queued`.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields
-from typing import Any, Dict, FrozenSet, List, Optional, Tuple, Type, TypeVar, Union
+from dataclasses import dataclass, field
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    FrozenSet,
+    List,
+    Optional,
+    Tuple,
+    Type,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 TERMINAL: FrozenSet[str] = frozenset({"succeeded", "failed", "cancelled", "timed_out"})
 HELD: FrozenSet[str] = frozenset({"assigned", "running"})
+STATES: FrozenSet[str] = TERMINAL | HELD | {"planning", "blocked", "queued", "waiting"}
 
 DRAINING = "draining"  # gets no new tasks
 FORGOTTEN = "forgotten"  # nothing is known of it, and it may come (again)
@@ -22,6 +37,7 @@ GONE: FrozenSet[str] = frozenset({FORGOTTEN, REMOVED})
 
 GOAL_TIMEOUT_S = 600.0
 TASK_TIMEOUT_S = 300.0
+RECOVERED = "(recovered after the master's journal was damaged)"  # the text of a lost goal
 
 
 @dataclass(frozen=True)
@@ -30,7 +46,8 @@ class Goal:
 
     direct: its tasks were known at once, their results are the answer;
     plan:   a model plans it, and puts the answer together;
-    answer: the master answers it by itself.
+    answer: the master answers it by itself;
+    recovered: a worker named it after the journal was damaged, nobody knows what it was.
     """
 
     id: str
@@ -84,9 +101,11 @@ class Task:
     failed_on: Tuple[str, ...] = ()
     losses: int = 0
     cancel: bool = False
+    orphan: bool = False  # what it was to do is lost: it can be awaited, not done again
     result: Optional[Dict[str, Any]] = None
     error: Optional[str] = None
     usage: Dict[str, int] = field(default_factory=dict)
+    artifacts: List[Dict[str, Any]] = field(default_factory=list)  # [{path, size, sha256, error}]
 
     @property
     def ended(self) -> bool:
@@ -158,11 +177,55 @@ def to_json(record: Any) -> str:
 
 
 def from_json(cls: Type[T], text: str) -> T:
-    """Read a record back; a field that this version does not know is left out."""
-    stored = json.loads(text)
-    names = {f.name: f.default for f in fields(cls)}  # type: ignore[arg-type]
-    kept = {k: v for k, v in stored.items() if k in names}
-    for name, value in kept.items():
-        if isinstance(names[name], tuple):
-            kept[name] = tuple(value)
+    """Read a record back; raise ValueError or TypeError if this is none.
+
+    A field that this version does not know is left out.
+    """
+    stored = _DECODER.decode(text)
+    if not isinstance(stored, dict):
+        raise TypeError("it is no object")
+    kept = {}
+    for name, fits, listed in _fields(cls):
+        if name in stored:
+            value = stored[name]
+            if not fits(value) or (name == "state" and value not in STATES):
+                raise TypeError(f"{name} is {str(value)[:40]!r}")
+            kept[name] = tuple(value) if listed else value
     return cls(**kept)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
+Check = Callable[[Any], bool]
+_FIELDS: Dict[Any, List[Tuple[str, Check, bool]]] = {}
+
+
+def _fields(cls: Any) -> List[Tuple[str, Check, bool]]:
+    """Each field's name, check, and whether JSON has a list for its tuple."""
+    if cls not in _FIELDS:
+        hints = get_type_hints(cls)
+        _FIELDS[cls] = [(n, _check(h), get_origin(h) is tuple) for n, h in hints.items()]
+    return _FIELDS[cls]
+
+
+def _check(hint: Any) -> Check:
+    """What tells whether a JSON value is one that a field with this type hint holds."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return lambda value: True
+    if hint in (int, float):
+        kinds = (int, float) if hint is float else int
+        return lambda value: isinstance(value, kinds) and not isinstance(value, bool)
+    if origin is Union:
+        checks = [_check(one) for one in inside]
+        return lambda value: any(check(value) for check in checks)
+    if origin in (list, tuple):
+        each = _check(inside[0])
+        return lambda value: isinstance(value, list) and all(map(each, value))
+    if origin is dict:
+        each = _check(inside[1])
+        return lambda value: isinstance(value, dict) and all(map(each, value.values()))
+    return lambda value: isinstance(value, hint)

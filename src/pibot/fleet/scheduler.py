@@ -11,9 +11,11 @@ reads no clock, socket, thread or random source; times are seconds on the master
     result of any other       →  acknowledged with the true state, nothing recorded
     a new session's inventory →  what it does not hold is released at once
     silence for a lease       →  the worker is offline, its tasks go to others (or wait, or fail)
+    unsafe to repeat          →  given away when its worker says so, or after a full lease's silence
     failed, tries left        →  queued again, elsewhere if there is somebody else
     cancel                    →  repeated until the attempt is over
     a worker is removed       →  lost at once; what only it may do has failed
+    an attempt is found       →  after damage to the journal: it is believed, with its worker
 
 Goals (routing, plans, answers) live beside this, in `goals.py`.
 """
@@ -46,6 +48,7 @@ from pibot.messages import Assign, Cancel, HbAck, Message, Refusal, ResultAck
 RESEND_S = 1.0
 RESEND_MAX_S = 8.0
 GRACE_S = 15.0  # beyond an attempt's own deadline, for its worker to say so
+FILES_S = 90.0  # without news of an attempt's files: whoever fetches them has given up before
 MAX_ERROR_CHARS = 4_000  # the whole story is in the result
 MAX_NAMED = 200  # attempts that one heartbeat may name
 MAX_LOSSES = 5  # a task that keeps losing its workers may be what kills them
@@ -62,11 +65,16 @@ class Watch:
 
 
 class Scheduler:
-    def __init__(self, jitter: Callable[[], float], model: bool = False) -> None:
-        """`jitter` returns numbers in [0, 1); `model`: whether the master can plan."""
+    def __init__(
+        self, jitter: Callable[[], float], model: bool = False, recovers: bool = False
+    ) -> None:
+        """`jitter` returns numbers in [0, 1); `model`: whether the master can plan.
+
+        `recovers`: the journal was damaged lately, and workers may know more than it does.
+        """
         self.board = Board()
         self.pool = Pool()
-        self.goals = Goals(self.board, self.pool, self._emit, self._stop_tasks, model)
+        self.goals = Goals(self.board, self.pool, self._emit, self._stop_tasks, model, recovers)
         self._jitter = jitter
         self._watches: Dict[str, Watch] = {}
         self._out = ev.Out()
@@ -81,10 +89,13 @@ class Scheduler:
             ev.Beat: self._on_beat,
             ev.Left: self._on_left,
             ev.StandingWanted: lambda e: self._stand(e.worker, e.state),
-            ev.WillSeen: lambda e: self.pool.will(e.worker, e.start),
+            ev.WillSeen: lambda e: self.pool.will(e.worker, e.start, self._now),
+            ev.AssignMoves: self._on_assign_moves,
             ev.AttemptAccepted: self._on_accepted,
             ev.AttemptDeclined: self._on_declined,
             ev.AttemptEnded: self._on_ended,
+            ev.FilesMove: self._on_files,
+            ev.Found: self._on_found,
             ev.Tick: lambda e: self._timers(),
         }
 
@@ -153,6 +164,7 @@ class Scheduler:
         if self.pool.gone.get(event.worker) == FORGOTTEN:
             self._stand(event.worker, "")
         has = {(str(t), int(a)) for t, a in event.inventory.running + event.inventory.results}
+        has |= event.coming
         for task_id in sorted(self.pool.get(event.worker).tasks):
             task = self.board.tasks[task_id]
             if (task.id, task.attempt) in has:
@@ -170,7 +182,7 @@ class Scheduler:
         self._renew(event.worker, event.heartbeat.running)
         mine = (self.board.tasks[t] for t in sorted(worker.tasks))
         cancels = [[t.id, t.attempt] for t in mine if t.cancel]
-        self._send(event.worker, HbAck(cancels), qos=0)
+        self._send(event.worker, HbAck(cancels, event.heartbeat.at_ms), qos=0)
 
     def _on_left(self, event: ev.Left) -> None:
         self.pool.left(event.worker)
@@ -255,12 +267,18 @@ class Scheduler:
         skills = self.pool.get(task.assignee).announced
         return any(s["name"] == task.skill and s.get("repeatable") is False for s in skills)
 
+    def _on_assign_moves(self, event: ev.AssignMoves) -> None:
+        """What takes long to arrive is not lost while it arrives."""
+        if self._current(event.worker, event.task, event.att) is not None:
+            self._watches[event.task].lease_until = self._now + LEASE_S
+
     def _on_accepted(self, event: ev.AttemptAccepted) -> None:
         task = self._current(event.worker, event.task, event.att)
         if task is None:
             self._send(event.worker, Cancel(event.task, event.att))
-        elif task.state == "assigned":
-            self._watches[task.id].lease_until = self._now + LEASE_S
+            return
+        self._watches[task.id].lease_until = self._now + LEASE_S
+        if task.state == "assigned":
             self._set(task, state="running")
 
     def _on_declined(self, event: ev.AttemptDeclined) -> None:
@@ -278,8 +296,23 @@ class Scheduler:
             self._lost(task, f"{event.worker} stopped it")  # nobody asked it to
         elif task is not None and r.state in TERMINAL:
             error = r.error and r.error[:MAX_ERROR_CHARS]
-            self._record(task, r.state, error, r.result, r.usage, r.trace)
+            self._record(task, r.state, error, r.result, r.usage, r.trace, r.artifacts)
         self._send(event.worker, ResultAck(r.task, r.att, self.board.state_of(r.task)))
+
+    def _on_files(self, event: ev.FilesMove) -> None:
+        """The work is done: while its files come, the attempt's own time does not matter."""
+        task = self._current(event.worker, event.task, event.att)
+        if task is not None:
+            watch = self._watches[task.id]
+            watch.deadline = max(watch.deadline, self._now + FILES_S)
+
+    def _on_found(self, event: ev.Found) -> None:
+        if self.board.state_of(event.task) != "unknown":
+            return
+        task = self.goals.found(event, self._now)
+        if task is not None:
+            self.pool.get(event.worker).tasks.add(task.id)
+            self._watch(task)
 
     def _record(
         self,
@@ -289,6 +322,7 @@ class Scheduler:
         result: Optional[Dict[str, Any]] = None,
         usage: Optional[Dict[str, Any]] = None,
         trace: Optional[List[Any]] = None,
+        files: Optional[List[Any]] = None,
     ) -> None:
         """The attempt is over: note it, then end the task or let it be tried again."""
         self._release(task)
@@ -301,7 +335,8 @@ class Scheduler:
         self._emit(
             Attempt(task.id, task.attempt, task.assignee, state, error, partial, spent, steps)
         )
-        task = changed(task, usage=add_usage(task.usage, spent))
+        kept = (files or []) if state == "succeeded" else []
+        task = changed(task, usage=add_usage(task.usage, spent), artifacts=kept)
         again = state in ("failed", "timed_out") and task.tries > 1
         if again:
             failed_on = (*task.failed_on, task.assignee)
@@ -339,6 +374,8 @@ class Scheduler:
     def _requeue(self, task: Task) -> None:
         if task.cancel:
             self._end(task, "cancelled", "cancelled")
+        elif task.orphan:
+            self._end(task, "failed", f"{task.assignee} stopped it, and what it was is lost")
         else:
             self._set(task, state="queued")
 
@@ -366,11 +403,25 @@ class Scheduler:
 
     def _timers(self) -> None:
         for worker in self.pool.fell_silent(self._now):
-            self._lose_all(worker.name, f"{worker.name} is offline")
+            self._fell_silent(worker)
         for task_id, watch in list(self._watches.items()):
             if task_id in self._watches:
                 self._check(self.board.tasks[task_id], watch)
         self.goals.deadlines(self._now)
+
+    def _fell_silent(self, worker: Worker) -> None:
+        """Its tasks go to others; what is unsafe to repeat, when it must have stopped it itself.
+
+        A socket that was closed tells of its process's death. A will that comes late only tells
+        that nothing gets through, and behind that the worker may go on for a lease.
+        """
+        stopped_at = worker.heard_at + LEASE_S
+        for task_id in sorted(worker.tasks):
+            task = self.board.tasks[task_id]
+            if self._unsafe(task) and not worker.closed and self._now < stopped_at:
+                self._watches[task_id].lease_until = stopped_at
+            else:
+                self._lost(task, f"{worker.name} is offline")
 
     def _check(self, task: Task, watch: Watch) -> None:
         if self._now >= watch.deadline:
@@ -378,7 +429,10 @@ class Scheduler:
             self._record(task, "timed_out", f"no result within {task.timeout_s:g} s")
         elif self._now >= watch.lease_until:
             self._send(task.assignee, Cancel(task.id, task.attempt))
-            self._lost(task, f"{task.assignee} lost the task")
+            if self._unsafe(task) and self.pool.get(task.assignee).online:
+                watch.lease_until = self._now + RESEND_MAX_S  # it may come late: its word decides
+            else:
+                self._lost(task, f"{task.assignee} lost the task")
         elif self._now >= watch.resend_at:
             self._resend(task, watch)
 

@@ -8,13 +8,14 @@ from collections import deque
 from typing import Any, Deque, Dict, Iterable, List, Tuple
 
 from pibot.fleet import status
-from pibot.fleet.gateway import Packet
 from pibot.fleet.pool import Pool
 from pibot.fleet.records import TERMINAL, Task
 from pibot.topics import Topics
+from pibot.wire import Packet
 
 EVERY_S = 0.5
 AT_ONCE = 100
+WAITING = 10_000  # views of tasks that are still to be shown; then the oldest are left out
 AGAIN_S = 30.0
 KEEP_S = 600.0
 
@@ -36,6 +37,8 @@ class Views:
 
     def changed(self, task: Task) -> None:
         self._tasks[task.id] = status.task_view(task)
+        if len(self._tasks) > WAITING:
+            del self._tasks[next(iter(self._tasks))]
 
     def ended_before(self, task_ids: Iterable[str], now: float) -> None:
         """Views of an earlier start that may still stand at the broker."""

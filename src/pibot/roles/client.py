@@ -20,19 +20,22 @@ from pibot import broker, config
 from pibot import messages as msg
 from pibot.config import Settings
 from pibot.errors import BadMessage, PibotError, Refused, TimedOut, Unreachable, UsageError
+from pibot.line import GuestLine, subject
 from pibot.mailbox import Mailbox
 from pibot.roles.common import Stop, link, new_goal_id, new_nonce
-from pibot.session import Guest
+from pibot.session import Doubt, Guest
 from pibot.signing import Unsigned
 from pibot.topics import Topics
+from pibot.transfer import WHOLE_BYTES
 from pibot.transport import PahoTransport, Transport
-from pibot.wire import WHOLE_BYTES, Reader, Writer
+from pibot.wire import PACKET_BYTES, Packet, Writer
 
 CONNECT_S = 5.0
 REQUEST_S = 15.0
 RESEND_S = 1.0
 RESEND_MAX_S = 5.0
 FOLLOW_S = 2.0
+MAX_EVENTS = 10_000  # that a caller has not taken yet; its goal's end is never left out
 GRACE_S = 15.0  # beyond a goal's deadline, for the master to say so
 _START_SERVICE = "start it with `sudo systemctl start pibot-master` on its machine"
 _START_BY_HAND = "start one with `pibot.pyz --role master`"
@@ -43,9 +46,10 @@ OnEvent = Callable[[str, Document], None]
 class Pending:
     """A request that waits for its reply; it is repeated until then."""
 
-    def __init__(self, message: msg.Message) -> None:
-        self.message = message
-        self.ids: List[str] = []  # of the messages that carried it
+    def __init__(self, message: msg.Message, id: str, moving: Callable[[], bool]) -> None:
+        """`moving` tells whether something large is on its way, perhaps the reply."""
+        self.message, self.id, self._moving = message, id, moving
+        self.sends = 0
         self.reply: Optional[msg.Reply] = None
         self.done = threading.Event()
         self.resend_at = 0.0
@@ -53,8 +57,10 @@ class Pending:
 
     def wait(self, timeout_s: float) -> Optional[Document]:
         """The reply's data, None if none came in time; raise what the master says is wrong."""
-        if not self.done.wait(timeout_s) or self.reply is None:
-            self.done.set()  # nobody waits any more
+        while not self.done.wait(timeout_s):
+            if not self._moving():
+                self.done.set()  # nobody waits any more
+        if self.reply is None:
             return None
         if self.reply.error:
             raise _as_error(self.reply.error)
@@ -72,12 +78,13 @@ class Fleet:
         self.name = settings.client or f"cli-{secrets.token_hex(4)}"
         self._topics = Topics(settings.fleet)
         self._mailbox = Mailbox()
-        self._reader = Reader(Unsigned())
-        self._writer = Writer(f"c:{self.name}", self.name, Unsigned())
         self._guest = Guest(new_nonce, random.random)
+        writer = Writer(f"c:{self.name}", self.name, Unsigned())
+        requests = self._topics.client(self.name, "req")
+        self._line = GuestLine(writer, Unsigned(), requests, self._guest, random.random)
+        self._doubt = Doubt(random.random)
         self._start = new_nonce()
-        self._sent: Dict[str, Pending] = {}
-        self._waiting: "Dict[int, Pending]" = {}
+        self._waiting: Dict[str, Pending] = {}
         self._look_at = 0.0
         self._following: Dict[str, "queue.SimpleQueue[msg.Event]"] = {}
         self._welcomed = threading.Event()
@@ -114,7 +121,7 @@ class Fleet:
             there, self.name, [self._topics.client(self.name, "rep"), self._topics.announce]
         )
         self._transport.start(
-            lambda topic, payload: self._mailbox.offer((topic, payload)),
+            self._mailbox.offer,
             lambda up, why: self._mailbox.put((up, why)),
             self._mailbox.wake,
         )
@@ -209,7 +216,7 @@ class Fleet:
         self.ask(submit)
         if on_event:
             on_event("submitted", {"goal_id": submit.goal_id})
-        return self._wait(submit.goal_id, events, submit.timeout_s + GRACE_S, on_event)
+        return self._wait(submit.goal_id, events, submit.timeout_s + GRACE_S, on_event, submit)
 
     def follow(self, goal_id: str, on_event: Optional[OnEvent] = None) -> Document:
         """Wait for a goal that was submitted before."""
@@ -221,7 +228,11 @@ class Fleet:
 
     def ask(self, message: msg.Message, timeout_s: float = REQUEST_S) -> Document:
         """Send a request and return its reply's data; raise what the master says is wrong."""
-        data = self.send(message).wait(timeout_s)
+        return self.answer(self.send(message), timeout_s)
+
+    def answer(self, pending: Pending, timeout_s: float = REQUEST_S) -> Document:
+        """The data of the reply to a request that was sent; raise what the master says is wrong."""
+        data = pending.wait(timeout_s)
         if data is None:
             raise Unreachable(
                 self._trouble or "the master does not answer any more: is it running?"
@@ -231,7 +242,7 @@ class Fleet:
     def send(self, message: msg.Message) -> Pending:
         """Send a request without waiting for its reply; raise UsageError if it cannot be sent."""
         _check(message, self.name)
-        pending = Pending(message)
+        pending = Pending(message, self._line.new_id(), self._moving)
         self._mailbox.put(pending)
         return pending
 
@@ -241,11 +252,12 @@ class Fleet:
         events: "queue.SimpleQueue[msg.Event]",
         patience_s: float,
         on_event: Optional[OnEvent],
+        submit: Optional[msg.Submit] = None,
     ) -> Document:
         give_up = time.monotonic() + patience_s
         try:
             while time.monotonic() < give_up:
-                event = self._next_event(goal_id, events)
+                event = self._next_event(goal_id, events, submit)
                 if event is not None and event.kind == "done":
                     if on_event:
                         on_event("done", event.data)
@@ -259,20 +271,35 @@ class Fleet:
         )
 
     def _next_event(
-        self, goal_id: str, events: "queue.SimpleQueue[msg.Event]"
+        self,
+        goal_id: str,
+        events: "queue.SimpleQueue[msg.Event]",
+        submit: Optional[msg.Submit],
     ) -> Optional[msg.Event]:
-        """The next event; when none comes for a while, ask how things stand."""
+        """The next event; when none comes for a while, ask how things stand.
+
+        A goal that the master has lost is submitted again by whoever waits for its outcome.
+        """
         try:
             return events.get(timeout=FOLLOW_S)
         except queue.Empty:
-            pass
+            if self._moving():
+                return None
         try:
-            state = self.ask(msg.Follow(goal_id), FOLLOW_S)
+            state = self._state(goal_id, submit)
         except Unreachable:
             return None  # the master or the broker may come back; the goal is not lost
         if "document" in state:
             return msg.Event(goal_id, "done", state)
         return None
+
+    def _state(self, goal_id: str, submit: Optional[msg.Submit]) -> Document:
+        try:
+            return self.ask(msg.Follow(goal_id), FOLLOW_S)
+        except Refused as error:
+            if submit is None or error.code != "lost":
+                raise
+        return self.ask(submit)
 
     # --- the thread -------------------------------------------------------------------------------
 
@@ -283,18 +310,24 @@ class Fleet:
                 if isinstance(item, Stop):
                     return
                 self._take(item, time.monotonic())
-            self._timers(time.monotonic())
+            now = time.monotonic()
+            self._timers(now)
+            self._hand_over(self._line.due(now))
 
     def _wait_s(self) -> float:
         hello_at = self._guest.wake_at()
-        times = [] if hello_at is None else [hello_at]
+        times = [self._line.wake_at()] if hello_at is None else [self._line.wake_at(), hello_at]
         if self._waiting:
             times.append(self._look_at)
-        return max(0.0, min(min(times, default=float("inf")) - time.monotonic(), 1.0))
+        return max(0.0, min(min(times) - time.monotonic(), 1.0))
+
+    def _moving(self) -> bool:
+        """Whether a message in chunks is on its way: slow is not silent."""
+        return time.monotonic() - self._line.moved_at < FOLLOW_S
 
     def _take(self, item: Any, now: float) -> None:
         if isinstance(item, Pending):
-            self._waiting[id(item)] = item
+            self._waiting[item.id] = item
             if self._guest.channel is not None:
                 self._send_now(item, now)
         elif isinstance(item[0], str):
@@ -306,73 +339,84 @@ class Fleet:
             self._trouble = ""
             self._guest.channel = None
             self._guest.again(now)
+            self._doubt.connected(now)
         else:
             self._trouble = item[1]
+            self._doubt.lost()
 
     def _take_packet(self, topic: str, payload: bytes, now: float) -> None:
-        kid, header, message = self._reader.read(topic, payload)
-        if kid != "m:master":
+        found = self._line.receive(topic, payload, now)
+        if found is None:
             return
+        header, message = found.header, found.message
         if isinstance(message, msg.Welcome):
             if self._guest.welcomed(header, message, self._hello(message.nonce)):
+                self._doubt.heard(now)
                 self._welcomed.set()
                 for pending in self._waiting.values():
                     self._send_now(pending, now)
         elif isinstance(message, (msg.Announce, msg.Refusal)):
             self._guest.again(now, 0.2)
-        elif self._guest.accepts(header):
-            if isinstance(message, msg.Chunk):
-                whole = self._reader.join(topic, header, message)
-                if whole is None or not self._guest.accepts(whole[0]):
-                    return
-                message = whole[1]
+        elif found.whole or self._guest.accepts(header):
+            self._doubt.heard(now)
             self._answered(message)
 
     def _answered(self, message: msg.Message) -> None:
         if isinstance(message, msg.Reply):
-            pending = self._sent.get(message.re)
+            pending = self._waiting.get(message.re)
             if pending is not None:
                 pending.reply = message
                 pending.done.set()
                 self._forget(pending)
         elif isinstance(message, msg.Event):
             events = self._following.get(message.goal_id)
-            if events is not None:
+            if events is not None and (message.kind == "done" or events.qsize() < MAX_EVENTS):
                 events.put(message)
 
     def _hello(self, nonce: str) -> msg.Hello:
         return msg.Hello(nonce, self._start)
 
     def _forget(self, pending: Pending) -> None:
-        self._waiting.pop(id(pending), None)
-        for sent in pending.ids:
-            self._sent.pop(sent, None)
+        self._waiting.pop(pending.id, None)
+        about = subject(pending.message)
+        if about is not None:
+            self._line.withdraw(about.name)
 
     def _timers(self, now: float) -> None:
         if self._guest.due(now):
             self._publish(self._hello(self._guest.hello_nonce(now)), joining=True)
+        if self._guest.channel is not None and (not self._waiting or self._moving()):
+            self._doubt.heard(now)  # nobody was asked, or the answer is on its way
+        if self._doubt.due(now):
+            assert self._transport is not None
+            self._transport.renew()
         if now < self._look_at:
             return
         self._look_at = now + RESEND_S / 4
         for pending in list(self._waiting.values()):
             if pending.done.is_set():
                 self._forget(pending)
-            elif self._guest.channel is not None and now >= pending.resend_at:
+            elif self._guest.channel is None or self._moving():
+                continue
+            elif now >= pending.resend_at:
                 self._send_now(pending, now)
 
     def _send_now(self, pending: Pending, now: float) -> None:
         pending.resend_at = now + pending.pause_s
         pending.pause_s = min(2 * pending.pause_s, RESEND_MAX_S)
-        self._publish(pending.message)
-        pending.ids.append(self._writer.last_id)
-        self._sent[self._writer.last_id] = pending
+        pending.sends += 1
+        if pending.sends > 4:  # the session may be gone on the other side
+            self._guest.again(now, 0.5)
+        self._publish(pending.message, id=pending.id)
 
-    def _publish(self, message: msg.Message, joining: bool = False) -> None:
-        assert self._transport is not None
+    def _publish(self, message: msg.Message, joining: bool = False, id: str = "") -> None:
         topic = self._topics.client(self.name, "req")
-        channel = None if joining else self._guest.channel
-        for packet in self._writer.packets(topic, message, channel, self._guest.epoch):
-            self._transport.publish(topic, packet)
+        self._hand_over(self._line.send(topic, message, joining=joining, id=id))
+
+    def _hand_over(self, packets: List[Packet]) -> None:
+        assert self._transport is not None
+        for packet in packets:
+            self._transport.publish(*packet)
 
 
 def _check(message: msg.Message, name: str) -> None:
@@ -381,10 +425,10 @@ def _check(message: msg.Message, name: str) -> None:
         size = len(msg.encode(msg.Header(message.t, "", name), message))
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"the arguments are not what JSON can hold: {error}") from None
-    if size > WHOLE_BYTES - 1024:  # some room for the header
+    limit = PACKET_BYTES if subject(message) is None else WHOLE_BYTES
+    if size > limit - 1024:  # some room for the header
         raise UsageError(
-            f"the {message.t} message has {size:,} bytes, more than the {WHOLE_BYTES:,} that may "
-            "be sent"
+            f"the {message.t} message has {size:,} bytes, more than the {limit:,} that may be sent"
         )
 
 

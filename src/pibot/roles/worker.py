@@ -19,13 +19,14 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from pibot import __version__, broker
 from pibot import messages as msg
-from pibot.agent import attempt, library, souls, workspaces
+from pibot.agent import attempt, library, sharing, souls, workspaces
 from pibot.agent import worker_core as core
 from pibot.agent.journal import Journal
 from pibot.agent.model import Model
 from pibot.agent.tools import Toolbox
 from pibot.config import Settings, require_credentials
-from pibot.errors import BadMessage, StoreError
+from pibot.errors import BadMessage, DamagedStore, StoreError
+from pibot.line import GuestLine
 from pibot.mailbox import Mailbox
 from pibot.notify import Notify
 from pibot.roles.common import BrokerNews, Stop, link, new_nonce, other_user, serve_health
@@ -34,7 +35,7 @@ from pibot.signing import Unsigned
 from pibot.skills.core import machine_facts
 from pibot.topics import Topics
 from pibot.transport import LastWill, PahoTransport, Transport
-from pibot.wire import Reader, TooLarge, Writer
+from pibot.wire import Packet, TooLarge, Writer
 
 log = logging.getLogger("pibot.worker")
 
@@ -72,7 +73,6 @@ class Worker:
         self._name = settings.worker_id
         self._mailbox = Mailbox()
         self._topics = Topics(settings.fleet)
-        self._reader = Reader(Unsigned())
         self._writer = Writer(f"w:{self._name}", self._name, Unsigned())
         self._attempts: Dict[str, attempt.Attempt] = {}
         self._facts_at = 0.0
@@ -124,6 +124,8 @@ class Worker:
         start = secrets.token_hex(8)
         hello = functools.partial(msg.Hello, start=start, inc=inc, facts=_facts(settings, toolbox))
         guest = Guest(new_nonce, random.random)
+        chunks = self._topics.worker(self._name, "evt")
+        self._line = GuestLine(self._writer, Unsigned(), chunks, guest, random.random)
         self._core = core.WorkerCore(
             hello, settings.slots, guest, random.random, held, time.monotonic()
         )
@@ -134,7 +136,7 @@ class Worker:
         host, port = broker.locate(self._settings)
         t = self._topics
         will_topic = t.worker(self._name, "will")
-        will = LastWill(will_topic, self._writer.packets(will_topic, msg.Will(start))[0])
+        will = LastWill(will_topic, self._writer.packet(will_topic, msg.Will(start)))
         filters = [t.worker(self._name, "cmd"), t.announce]
         there = link(self._settings, host, port)
         self._transport = self._make_transport(there, self._name, filters, will)
@@ -144,7 +146,7 @@ class Worker:
         if other_user(self._settings):
             log.warning("MQTT_USERNAME is not WORKER_ID: %s", other_user(self._settings))
         self._transport.start(
-            lambda topic, payload: self._mailbox.offer((topic, payload)),
+            self._mailbox.offer,
             lambda up, why: self._mailbox.put((up, why)),
             self._mailbox.wake,
         )
@@ -166,7 +168,8 @@ class Worker:
     # --- the loop -------------------------------------------------------------------------------
 
     def _wait_s(self) -> float:
-        return max(0.0, min(self._core.wake_at() - time.monotonic(), IDLE_S))
+        wake_at = min(self._core.wake_at(), self._line.wake_at())
+        return max(0.0, min(wake_at - time.monotonic(), IDLE_S))
 
     def _turn(self, items: List[Any]) -> None:
         now = time.monotonic()
@@ -180,19 +183,31 @@ class Worker:
             self._store(facts)
         except StoreError as error:
             log.error("%s", error)
-            self._unstored = []
-            outs = [self._core.not_stored(out, str(error)) for out in outs]
+            outs = [self._core.not_stored(outs, str(error))]
+            self._unstored = [f for f in self._unstored if isinstance(f, core.Dropped)]
+            self._unstored += outs[0].facts
         for out in outs:
             for send in out.sends:
                 self._publish(send)
             for effect in out.effects:
                 self._do(effect)
+        self._forget(facts)
+        self._hand_over(self._line.due(now))
+
+    def _forget(self, facts: List[core.Fact]) -> None:
+        """A result that the master has need not travel on."""
+        for fact in facts:
+            if isinstance(fact, core.Dropped):
+                self._line.withdraw(("result", fact.task))
 
     def _store(self, facts: List[core.Fact]) -> None:
         """Commit; what may be forgotten can wait for the next commit (or a restart)."""
         self._unstored += facts
         if any(isinstance(f, core.Held) for f in facts):
-            self._journal.commit(self._unstored)
+            try:
+                self._journal.commit(self._unstored)
+            except DamagedStore as error:
+                self._journal.mend(str(error), self._core.held.values())
             self._unstored = []
 
     def _taken(self, item: Any, now: float) -> List[core.Out]:
@@ -214,38 +229,34 @@ class Worker:
         if isinstance(item[0], str):
             return self._take_packet(item[0], item[1], now)
         self._news.tell(*item)
-        return [self._core.connected(now)] if item[0] else []
+        if item[0]:
+            return [self._core.connected(now)]
+        self._core.disconnected()
+        return []
 
     def _take_packet(self, topic: str, payload: bytes, now: float) -> List[core.Out]:
         try:
-            kid, header, message = self._reader.read(topic, payload)
-            if kid != "m:master":
-                raise BadMessage(f"{kid} is not the master")
-            if isinstance(message, msg.Chunk):
-                session = self._core.guest.channel
-                if session is None or header.ses != session.ses:
-                    return []  # before it takes memory
-                whole = self._reader.join(topic, header, message)
-                if whole is None:
-                    return []
-                header, message = whole
+            found = self._line.receive(topic, payload, now)
         except BadMessage as error:
             log.debug("dropped a message on %s: %s", topic, error)
             return []
-        return [self._core.received(header, message, now)]
+        if found is None:
+            return []
+        take = self._core.arrived if found.whole else self._core.received
+        return [take(found.header, found.message, now)]
 
     # --- effects --------------------------------------------------------------------------------
 
     def _publish(self, send: core.Send) -> None:
-        channel = None if send.joining else self._core.guest.channel
         topic = self._topics.worker(self._name, send.channel)
         try:
-            packets = self._writer.packets(topic, send.message, channel, self._core.guest.epoch)
+            self._hand_over(self._line.send(topic, send.message, send.qos, send.joining))
         except TooLarge as error:
             log.error("%s", error)
-            return
+
+    def _hand_over(self, packets: List[Packet]) -> None:
         for packet in packets:
-            self._transport.publish(topic, packet, send.qos)
+            self._transport.publish(*packet)
 
     def _do(self, effect: core.Effect) -> None:
         if isinstance(effect, core.Start):
@@ -255,6 +266,11 @@ class Worker:
             running = self._attempts.get(effect.task)
             if running is not None:
                 running.interrupt()
+        elif isinstance(effect, core.Renew):
+            self._transport.renew()
+        elif isinstance(effect, core.Deliver):
+            found = sharing.cut(self._tools.workspaces, effect.fetch)
+            self._publish(core.Send("evt", found))
         else:
             log.error("%s", effect.text)
 
@@ -268,7 +284,7 @@ class Worker:
     def _run(self, running: attempt.Attempt) -> None:
         try:
             result = running.run()
-            workspaces.tidy(self._tools.workspaces, running.assign.task)
+            workspaces.tidy(self._tools.workspaces, running.assign.task, list(self._core.held))
         except Exception as error:
             log.exception("attempt %s failed", running.assign.task)
             why = f"an internal error: {error}"
