@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 PYZ := build/pibot.pyz
-TEST_PACKAGES := mosquitto mosquitto-clients systemd openssl
+TEST_PACKAGES := mosquitto mosquitto-clients systemd openssl libfaketime
 TARGET_PACKAGES := debootstrap debian-archive-keyring qemu-user-static mosquitto
 SYSTEM_PACKAGES := debootstrap debian-archive-keyring systemd-container iproute2
 SOURCES := $(shell find src -type f ! -name '*.pyc')
@@ -12,7 +12,8 @@ BUILDER := build/make_pyz.py build/parts.py build/wheels.py build/pyz_main.py bu
 LOCKS := $(wildcard requirements/*.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv pyz release lock demo test test-llm test-system check-targets lint bench clean
+.PHONY: help venv pyz release lock demo test test-llm test-system check-targets lint bench
+.PHONY: sim chaos soak fuzz clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -54,6 +55,25 @@ bench: pyz ## the benchmarks
 	$(PY) bench/run.py
 	@echo
 	$(PY) bench/start.py
+
+sim: SEEDS ?= 2000
+sim: venv ## the protocol under simulated faults: SEEDS=2000, or SEED=42 [BUG=NAME] with its timeline
+	@PYTHONPATH=src:tests $(PY) -m sim.run \
+	    $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(if $(BUG),--bug $(BUG))
+
+chaos: N ?= 300
+chaos: pyz ## N=300 tasks on a real fleet whose processes, network, disks and clocks fail
+	@build/apt-need $(TEST_PACKAGES)
+	@$(PY) bench/chaos.py --tasks $(N) $(if $(SEED),--seed $(SEED))
+
+soak: SECONDS ?= 3600
+soak: pyz ## an hour of mixed work: memory, descriptors, threads and files must not grow
+	@build/apt-need $(TEST_PACKAGES)
+	@$(PY) bench/soak.py --seconds $(SECONDS) --csv build/stage/soak.csv
+
+fuzz: N ?= 100000
+fuzz: venv ## N=100000 bad payloads for each decoder
+	@$(PY) bench/fuzz.py --payloads $(N)
 
 clean: ## remove what was built
 	rm -rf $(VENV) build/stage build/*.pyz build/*.sha256 dist .mypy_cache .ruff_cache .pytest_cache

@@ -88,28 +88,20 @@ def test_sigkill_of_the_master(tmp_path: Path, any_broker: str) -> None:
         assert document["tasks"][0]["attempt"] == 1  # the worker went on meanwhile
 
 
-def test_sigkill_of_the_broker(fleet: FleetProcesses) -> None:
-    start(fleet)
-    done = sleeping(fleet)
-    fleet.kill("broker")
-    fleet.restart("broker")
-    document = done.get(timeout=90).document
-    check_one_result(document)
-    assert document["tasks"][0]["attempt"] == 1
-
-
-def test_a_frozen_worker_that_thaws_learns_that_it_lost_its_task(fleet: FleetProcesses) -> None:
-    start(fleet)
-    done = sleeping(fleet)
-    frozen = holder(fleet)
-    fleet.kill(frozen, signal.SIGSTOP)
-    document = done.get(timeout=90).document
-    check_one_result(document)
-    assert document["tasks"][0]["worker_id"] != frozen
-    fleet.kill(frozen, signal.SIGCONT)
-    fleet.wait_idle(2, 60)
-    shown = fleet.run("show", document["goal_id"]).document["document"]
-    assert shown["tasks"] == document["tasks"]
+@pytest.mark.parametrize("persistence", ["false", "true"])
+def test_sigkills_of_the_broker(tmp_path: Path, persistence: str) -> None:
+    with FleetProcesses(tmp_path, broker="own") as fleet:
+        lines = f"persistence_location {tmp_path}/", "autosave_interval 1"
+        fleet.start_broker(f"persistence {persistence}", *lines)
+        start(fleet)
+        done = sleeping(fleet)
+        for _ in range(3):
+            fleet.kill("broker")
+            fleet.restart("broker")
+            fleet.wait_for(lambda: fleet.run("status", check=None).status == 0, what="a way back")
+        document = done.get(timeout=90).document
+        check_one_result(document)
+        assert document["tasks"][0]["attempt"] == 1
 
 
 def test_two_workers_with_one_name(fleet: FleetProcesses) -> None:
