@@ -35,7 +35,9 @@ PYZ = ROOT / "build" / "pibot.pyz"
 MOSQUITTO = "/usr/sbin/mosquitto"
 WAIT_S = 30.0
 LOG_LINES = 25
-_OURS = re.compile(r"PIBOT_|MQTT_|VOLC_|OPENAI_|MODEL_NAME|WORKER_|STATE_DIRECTORY|NO_COLOR|TERM|XDG_")
+_OURS = re.compile(
+    r"PIBOT_|MQTT_|VOLC_|OPENAI_|MODEL_NAME|WORKER_|STATE_DIRECTORY|NO_COLOR|TERM|XDG_"
+)
 T = TypeVar("T")
 
 
@@ -72,7 +74,7 @@ def command(*args: str) -> List[str]:
 def environment(**more: str) -> Dict[str, str]:
     """This process's environment without anything that PiBot reads, and `more`.
 
-    The home is an empty one: in the tester's own lie settings, and perhaps this very build unpacked.
+    The home is an empty one: the tester's own has settings, and perhaps this very build unpacked.
     """
     kept = {k: v for k, v in os.environ.items() if not _OURS.match(k)}
     own = {"SHIV_ROOT": str(unpacked()), "HOME": str(_own()), "PYTHONUTF8": "1"}

@@ -114,7 +114,7 @@ def test_the_skills_of_ones_own_are_skills(tmp_path: Path) -> None:
     (tmp_path / "garden.py").write_text(code, encoding="utf-8")
     toolbox, problems = library.load(tmp_path, allow_shell=True)
     assert problems == []
-    assert {"soil_moisture", "water"} <= set(toolbox.names)
+    assert {"soil_moisture", "water", "harvest_report"} <= set(toolbox.names)
     found = phrases.match("soil moisture of roses", toolbox.announce(), ["garden"])
     assert found and (found.skill, found.args) == ("soil_moisture", {"bed": "roses"})
 
@@ -168,6 +168,20 @@ def test_the_example_for_python_says_that_nobody_is_there(
     done = run_example(tmp_path, env)
     assert done.returncode == 1
     assert done.stderr.startswith("unreachable: no broker answers at 127.0.0.1:")
+
+
+# --- reliability --------------------------------------------------------------------------------
+
+
+def test_each_fault_names_a_test_that_there_is() -> None:
+    said = page("docs/reliability.md")
+    named = re.findall(r"^([0-9]+)\. `(tests/\S+\.py)`\s+`(test_\w+)`$", said, re.MULTILINE)
+    assert [int(number) for number, _, _ in named] == list(range(1, len(named) + 1))
+    missing = [(p, name) for _, p, name in named if f"\ndef {name}(" not in page(p)]
+    assert missing == []
+    faults = said[said.index("## Faults") : said.index("### The tests")]
+    used = re.findall(r"^\|.*\| ([0-9, ]+) \|$", faults, re.MULTILINE)
+    assert {int(n) for cell in used for n in cell.split(",")} == set(range(1, len(named) + 1))
 
 
 # --- all pages ----------------------------------------------------------------------------------

@@ -19,23 +19,29 @@ ROOT = Path(pibot.__file__).parent
 # Each part may import its own level and those before it.
 LEVELS: List[List[str]] = [
     ["pibot.errors", "pibot"],
-    ["pibot.topics"],
+    ["pibot.topics", "pibot.paths", "pibot.strictjson", "pibot.memory"],
     ["pibot.messages", "pibot.signing", "pibot.session"],
     ["pibot.wire", "pibot.values", "pibot.config", "pibot.mailbox", "pibot.store", "pibot.logs"]
+    + ["pibot.salvage"]
+    + ["pibot.outbox", "pibot.transfer", "pibot.line"]
     + ["pibot.files", "pibot.identities", "pibot.notify", "pibot.parts", "pibot.unpacking"],
     ["pibot.fleet.*", "pibot.agent.*", "pibot.skills.*", "pibot.transport", "pibot.health"],
-    ["pibot.embedded", "pibot.broker"],
+    ["pibot.bus"],
+    ["pibot.doorkeeper", "pibot.embedded", "pibot.broker"],
     ["pibot.roles.*", "pibot.deploy.*", "pibot.doctor.*"],
     ["pibot.cli", "pibot.cli.*", "pibot.__main__"],
 ]
 
 PURE = [
     *("pibot.messages", "pibot.session", "pibot.signing", "pibot.topics", "pibot.errors"),
+    *("pibot.wire", "pibot.transfer", "pibot.line"),
     *(
         f"pibot.fleet.{name}"
         for name in ("scheduler", "goals", "board", "pool", "routing", "document", "records")
     ),
+    *("pibot.paths", "pibot.strictjson", "pibot.fleet.fetching", "pibot.fleet.shared"),
     *("pibot.fleet.events", "pibot.fleet.phrases", "pibot.fleet.status"),
+    *("pibot.fleet.recovery", "pibot.fleet.pruning"),
     "pibot.agent.worker_core",
 ]
 IMPURE = {"time", "socket", "threading", "random", "sqlite3", "paho", "os", "secrets", "asyncio"}
@@ -165,7 +171,7 @@ from pibot.fleet import journal, planner
 from pibot.agent import journal as worker_journal
 path = pathlib.Path({str(tmp_path)!r}) / "x" / "j.db"
 fds = len(os.listdir("/proc/self/fd"))
-journal.Journal(path), worker_journal.Journal(path), store.Store(path, (), 1)
+journal.Journal(path), worker_journal.Journal(path), store.Store(path, store.Schema(()))
 transport.PahoTransport(transport.Link("127.0.0.1", 1), "w1", ["a"])
 health.HealthServer("127.0.0.1", 0, lambda: (200, {{}}))
 planner.Planner(OpenAIModel(ModelSettings("k", "http://127.0.0.1:1/v1", "m")), "soul")

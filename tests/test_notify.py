@@ -178,13 +178,13 @@ def test_a_fleet_under_systemd(tmp_path: Path) -> None:
         found = fleet.run("run", "--skill", "names").document["answer"].split()
         assert "PATH" in found and not {"NOTIFY_SOCKET", "WATCHDOG_USEC"} & set(found)
         fleet.kill("worker-1")
-        state = tmp_path / "master" / "state" / "master"
-        (state / "identities.json").write_text("damaged")
-        (state / "identities.json").chmod(0o600)
-        (state / "journal.db").unlink()
+        journal = tmp_path / "master" / "state" / "master" / "journal.db"
+        other = journal.with_name("other")
+        other.write_bytes(journal.read_bytes())
+        other.rename(journal)
         fleet.run("run", "--skill", "echo", "--args", '{"text": "x"}', check=1)
         master = fleet.processes["master"]
-        fleet.wait_for(lambda: "is damaged" in master.said(), what="it cannot begin anew")
+        fleet.wait_for(lambda: "restart pibot" in master.said(), what="it cannot begin anew")
         systemd.drain()
         systemd.expect("WATCHDOG=1")
         systemd.expect("WATCHDOG=1")

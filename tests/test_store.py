@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 import pibot
 from pibot.errors import StoreError
-from pibot.store import Store
+from pibot.store import Schema, Store
 from small_disk import small_disk
 
 SOURCES = Path(pibot.__file__).parents[1]
@@ -23,7 +24,8 @@ SCHEMA = ("CREATE TABLE t (k INTEGER PRIMARY KEY, v TEXT NOT NULL)",)
 
 
 def store(path: Path, version: int = 1) -> Store:
-    return Store(path / "s.db", SCHEMA, version)
+    steps = [SCHEMA, *((f"CREATE TABLE added{n} (x)",) for n in range(2, version + 1))]
+    return Store(path / "s.db", Schema(steps))
 
 
 @pytest.fixture
@@ -39,11 +41,11 @@ def put(k: int, v: object = "x") -> "tuple[str, tuple[object, ...]]":
 
 
 def child(tmp_path: Path, code: str) -> "subprocess.Popen[str]":
-    """A process that runs `code` with a Store class, SCHEMA and `path` at hand."""
+    """A process that runs `code` with Store, SCHEMA and `path` at hand."""
     start = f"""
-        import sys; from pathlib import Path; from pibot.store import Store
+        import sys; from pathlib import Path; from pibot.store import Schema, Store
         from pibot.errors import StoreError
-        path = Path({str(tmp_path)!r}); SCHEMA = {SCHEMA!r}
+        path = Path({str(tmp_path)!r}); SCHEMA = Schema([{SCHEMA!r}])
     """
     script = textwrap.dedent(start) + textwrap.dedent(code)
     return subprocess.Popen(
@@ -93,7 +95,7 @@ def test_a_commit_is_all_or_nothing_and_the_next_one_works(
 
 def test_killed_between_commits_keeps_what_was_committed(tmp_path: Path) -> None:
     code = """
-        one = Store(path / "s.db", SCHEMA, 1); one.open()
+        one = Store(path / "s.db", SCHEMA); one.open()
         for k in range(10**9):
             one.commit([("INSERT INTO t VALUES (?, 'x')", (2 * k,)),
                         ("INSERT INTO t VALUES (?, 'x')", (2 * k + 1,))])
@@ -117,7 +119,7 @@ def test_a_second_opener_is_refused_with_what_to_do(tmp_path: Path) -> None:
     with child(
         tmp_path,
         """
-        one = Store(path / "s.db", SCHEMA, 1); one.open()
+        one = Store(path / "s.db", SCHEMA); one.open()
         print(1, flush=True); sys.stdin.read()
         """,
     ) as process:
@@ -158,32 +160,6 @@ def test_a_newer_file_is_refused_and_left_alone(tmp_path: Path) -> None:
     one.close()
 
 
-@pytest.mark.parametrize("content", [b"x" * 5000, b"SQLite format 3\0" + b"\xff" * 5000])
-def test_a_file_that_is_no_database_is_an_error_in_words(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "s.db").write_bytes(content)
-    one = store(tmp_path)
-    for _ in range(2):
-        with pytest.raises(StoreError, match=r"s\.db cannot be used: the file is damaged: move"):
-            one.open()
-    assert (tmp_path / "s.db").read_bytes() == content
-
-
-def test_damage_found_later_is_an_error_in_words(tmp_path: Path) -> None:
-    one = store(tmp_path)
-    one.open()
-    one.commit([put(k, "x" * 900) for k in range(200)])
-    one.close()
-    data = bytearray((tmp_path / "s.db").read_bytes())
-    data[4096:] = b"\xa5" * (len(data) - 4096)
-    (tmp_path / "s.db").write_bytes(bytes(data))
-    one.open()
-    with pytest.raises(StoreError, match="cannot be read: the file is damaged"):
-        one.rows("SELECT * FROM t")
-    with pytest.raises(StoreError, match="cannot be written: the file is damaged"):
-        one.commit([put(1000)])
-    one.close()
-
-
 def test_a_damaged_lock_file_says_nothing_and_hinders_nobody(tmp_path: Path) -> None:
     (tmp_path / "s.lock").write_bytes(b"\xff\xfe")
     one = store(tmp_path)
@@ -213,7 +189,7 @@ def test_a_path_that_cannot_be(tmp_path: Path) -> None:
 
 
 FILL = """
-    one = Store(path / "s.db", SCHEMA, 1); one.open()
+    one = Store(path / "s.db", SCHEMA); one.open()
     one.commit([("INSERT INTO t VALUES (1, 'kept')", ())])
     try:
         for k in range(2, 10_000):
@@ -260,3 +236,176 @@ def test_a_really_full_file_system(tmp_path: Path) -> None:
         assert kept.execute("SELECT v FROM t WHERE k = 1").fetchall() == [("kept",)]
         assert kept.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         kept.close()
+
+
+# --- somebody deletes it ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_file_that_is_deleted_while_in_use_is_written_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    one = store(tmp_path / "home")
+    one.open()
+    one.commit([put(1), put(2, "x" * 20_000)])
+    if what == "file":
+        (tmp_path / "home" / "s.db").unlink()
+    else:
+        shutil.rmtree(tmp_path / "home")
+    one.commit([put(3)])
+    assert "s.db was deleted while in use, and was written anew" in caplog.text
+    one.commit([put(4)])
+    with pytest.raises(StoreError, match="in use"):
+        store(tmp_path / "home").open()
+    one.close()
+    one.open()
+    assert [k for (k,) in one.rows("SELECT k FROM t")] == [1, 2, 3, 4]
+    assert one.rows("PRAGMA integrity_check") == [("ok",)]
+    one.close()
+
+
+def test_a_file_that_is_replaced_while_in_use_is_left_alone(tmp_path: Path) -> None:
+    other = store(tmp_path / "other")
+    other.open()
+    other.commit([put(7)])
+    other.close()
+    one = store(tmp_path)
+    one.open()
+    (tmp_path / "other" / "s.db").replace(tmp_path / "s.db")
+    with pytest.raises(StoreError, match="was replaced while in use: restart pibot"):
+        one.commit([put(1)])
+    one.close()
+    one.open()
+    assert one.rows("SELECT k FROM t") == [(7,)]
+    one.close()
+
+
+# --- older files --------------------------------------------------------------------------------
+
+
+def aged(folder: Path, version: int) -> None:
+    """A store of that version with a row in it."""
+    one = store(folder, version)
+    one.open()
+    one.commit([put(1)])
+    one.close()
+
+
+def version_of(path: Path) -> int:
+    with sqlite3.connect(path) as db:
+        found = int(db.execute("PRAGMA user_version").fetchone()[0])
+    db.close()
+    return found
+
+
+def test_an_older_file_is_copied_and_then_brought_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    aged(tmp_path, 1)
+    one = store(tmp_path, 3)
+    one.open()
+    assert one.rows("SELECT k FROM t") == [(1,)]
+    assert one.rows("SELECT * FROM added2") == one.rows("SELECT * FROM added3") == []
+    one.close()
+    assert caplog.messages == [f"{tmp_path}/s.db: from version 1 to 3; as it was: s.v1.db"]
+    assert version_of(tmp_path / "s.v1.db") == 1
+    store(tmp_path, 4).open()
+    assert sorted(p.name for p in tmp_path.glob("s.v*.db")) == ["s.v3.db"], "the newest copy only"
+    assert version_of(tmp_path / "s.v3.db") == 3
+
+
+def test_a_file_of_this_version_is_not_copied(tmp_path: Path) -> None:
+    aged(tmp_path, 2)
+    aged(tmp_path / "again", 2)
+    assert list(tmp_path.glob("s.v*.db")) == []
+
+
+def test_the_copy_has_what_stood_in_the_log_only(tmp_path: Path) -> None:
+    with child(
+        tmp_path,
+        """
+        one = Store(path / "s.db", SCHEMA); one.open()
+        one.commit([("INSERT INTO t VALUES (1, 'x')", ())])
+        import os; os.kill(os.getpid(), 9)
+        """,
+    ) as process:
+        process.wait()
+    one = store(tmp_path, 2)
+    one.open()
+    one.close()
+    with sqlite3.connect(tmp_path / "s.v1.db") as copy:
+        assert copy.execute("SELECT k FROM t").fetchall() == [(1,)]
+    copy.close()
+
+
+def test_a_step_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    aged(tmp_path, 1)
+    bad = Schema([SCHEMA, ("CREATE TABLE added2 (x)",), ("CREATE TABLE t (x)",)])
+    with pytest.raises(StoreError, match="cannot be used: table t already exists"):
+        Store(tmp_path / "s.db", bad).open()
+    assert version_of(tmp_path / "s.db") == 1
+    one = store(tmp_path, 1)
+    one.open()
+    assert one.rows("SELECT name FROM sqlite_master WHERE name LIKE 'added%'") == []
+    one.close()
+
+
+def test_without_room_for_the_copy_nothing_is_changed(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "512k") as disk:
+        one = store(disk)
+        one.open()
+        one.commit([put(1, "x" * 150_000)])
+        one.close()
+        filler = disk / "filler"
+        filler.write_bytes(b"x" * 200_000)
+        with pytest.raises(
+            StoreError, match=r"version 1 and was left .*copied to s\.v1\.db first: .*disk is full"
+        ):
+            store(disk, 2).open()
+        assert version_of(disk / "s.db") == 1
+        assert not list(disk.glob("s.v1*")) and not list(disk.glob("s.new*"))
+        filler.unlink()
+        two = store(disk, 2)
+        two.open()
+        assert two.rows("SELECT k FROM t") == [(1,)]
+        two.close()
+
+
+def test_killed_at_any_statement_it_is_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    code = """
+        import itertools, os, sqlite3
+        class Dying(sqlite3.Connection):
+            def execute(self, *args):
+                global left
+                if left == 0:
+                    os.kill(os.getpid(), 9)
+                left -= 1
+                return super().execute(*args)
+        connect = sqlite3.connect
+        sqlite3.connect = lambda *a, **k: connect(*a, factory=Dying, **k)
+        left = int(sys.stdin.readline())
+        more = [("CREATE TABLE a%d (x)" % n, "INSERT INTO a%d SELECT k FROM t" % n) for n in (2, 3)]
+        Store(path / "s.db", Schema([SCHEMA.steps[0], *more])).open()
+    """
+    seen = set()
+    for step in range(100):
+        folder = tmp_path / str(step)
+        aged(folder, 1)
+        with child(folder, code) as process:
+            process.communicate(f"{step}\n", timeout=60)
+        seen.add(found := version_of(folder / "s.db"))
+        tables = {1: set(), 3: {("a2",), ("a3",)}}[found]
+        with sqlite3.connect(folder / "s.db") as db:
+            assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            names = "SELECT name FROM sqlite_master WHERE name LIKE 'a%'"
+            assert set(db.execute(names)) == tables
+        db.close()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+        one = store(folder, found)
+        one.open()
+        assert one.rows("SELECT k FROM t") == [(1,)]
+        one.close()
+    assert process.returncode == 0 and seen == {1, 3} and step > 10

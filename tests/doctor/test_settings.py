@@ -15,6 +15,7 @@ import pytest
 
 import pibot
 from pibot.doctor import settings as checks
+from pibot.doctor import stores
 from pibot.doctor.findings import Finding
 from pibot.doctor.settings import Subject
 from recorded_machine import Machine, needs_root
@@ -226,6 +227,21 @@ def test_the_state_directory_is_the_services_own(machine: Machine) -> None:
         "there is no user pibot",
         "sudo pibot.pyz setup --role worker",
     )
+
+
+def test_damaged_journals_that_were_set_aside(machine: Machine) -> None:
+    machine.role("worker", WORKER)
+    subject = of(machine, "worker")
+    assert machine.find(stores.set_aside, subject) == []
+    folder = machine.root / "var/lib/pibot/worker-1"
+    folder.mkdir(parents=True)
+    for name in ("journal.db", "journal.damaged-1.db", "journal.damaged-12.db"):
+        (folder / name).touch()
+    (found,) = machine.find(stores.set_aside, subject)
+    assert (
+        found.state == "warn" and "/var/lib/pibot/worker-1: journal.damaged-12.db" in found.message
+    )
+    assert found.fix == "sudo rm /var/lib/pibot/worker-1/journal.damaged-*"
 
 
 # --- a machine that another user can look at ----------------------------------------------------
