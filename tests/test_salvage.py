@@ -298,6 +298,13 @@ def test_killed_while_setting_aside(tmp_path: Path, step: int) -> None:
     store.close()
 
 
+def test_what_stands_in_the_log_of_an_emptied_file_is_saved(killed: Path) -> None:
+    emptied(killed / "s.db")
+    store = reopened(killed)
+    assert keys(store) >= set(range(21, 121))
+    store.close()
+
+
 def test_only_the_newest_damaged_files_are_kept(tmp_path: Path) -> None:
     filled(tmp_path, 3).close()
     for _ in range(salvage.MAX_KEPT + 3):

@@ -248,6 +248,8 @@ def put_head_back(path: Path) -> int:
 
 def version_of(path: Path) -> int:
     """The version that a damaged file still names, 0 if none."""
+    if path.stat().st_size == 0:
+        return 0  # SQLite would remove the log of an empty file, with all that is in it
     try:
         with closing(_reader(path)) as db:
             db.execute("PRAGMA writable_schema=ON")  # also opens a file that was cut off

@@ -57,6 +57,16 @@ def assert_one_line(text: str, *words: str) -> None:
         assert word in text
 
 
+@pytest.mark.parametrize("args", [["version"], ["version", "--json"]])
+def test_an_output_that_is_full_is_one_line(args: List[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command(*args), env=environment(), stdout=full, stderr=subprocess.PIPE, timeout=30
+        )
+    assert done.returncode == 1
+    assert_one_line(done.stderr.decode(), "standard output", "no space left")
+
+
 # --- wrong usage ---
 
 WRONG = [

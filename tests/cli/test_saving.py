@@ -123,6 +123,8 @@ def test_a_directory_that_cannot_be(makers: FleetProcesses, tmp_path: Path) -> N
 
 
 def test_saving_and_following_at_once_is_refused(makers: FleetProcesses) -> None:
+    done = makers.run("show", "g1", "--save", "", json=False, check=2)
+    assert "name of a directory" in done.err
     done = makers.run("show", "g1", "--save", "x", "--follow", json=False, check=2)
     assert "do one after the other" in done.err
 

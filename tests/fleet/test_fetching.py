@@ -475,6 +475,9 @@ def test_results_that_would_take_too_much_memory_are_not_kept(world: World) -> N
         world.task(f"g{i}-1", assignee=f"w{i}")
         world.end(world.result(f"g{i}-1", result=large), f"w{i}")
     assert {f.task for f in world.asked} == {"g0-1", "g1-1", "g2-1"}
+    before = world.moves
+    world.end(world.result("g4-1", result=large), "w4")
+    assert world.moves == before + 1  # its deadline does not end it while there is no room
     for i, fetch in enumerate(list(world.asked)):
         world.give(world.answer(fetch), f"w{i}")
     world.end(world.result("g4-1", result=large), "w4")  # its worker says it again

@@ -112,6 +112,21 @@ def test_a_task_of_a_goal_that_is_known_joins_it(world: World) -> None:
     assert world.goal().answer == "w2: two\nw1: one"
 
 
+def test_a_goal_whose_tasks_are_lost_does_not_wait_for_its_timeout() -> None:
+    world = World()
+    world.scheduler = Scheduler(lambda: 0.5, True, recovers=True)
+    blocked = Task("g2-2", "g2", name="b", needs=("g2-1",), state="blocked")
+    direct = Goal("g1", skill="echo", state="running", route="direct")
+    planned = Goal("g2", text="x", state="running", route="plan")
+    world._keep(world.scheduler.load([direct, blocked, planned], world.now))
+    world.tick(GATHER_S - 1)
+    assert {g.state for g in world.scheduler.board.goals.values()} == {"running"}
+    out = world.tick(1)
+    assert world.goal("g1").state == "failed" and "retry it" in (world.goal("g1").error or "")
+    assert "g2-1, which was lost" in (world.task("g2-2").error or "")
+    assert world.goal("g2").state == "planning" and len(out.jobs) == 1
+
+
 def test_a_goal_that_was_begun_again_does_not_take_its_old_tasks(world: World) -> None:
     """Its client has submitted it again; an old result may be that of another plan."""
     world.join("w1")

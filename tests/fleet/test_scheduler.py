@@ -366,6 +366,19 @@ def test_an_assignment_that_is_still_coming_is_not_released_by_an_inventory() ->
         assert world.task("g1-1").attempt == attempt
 
 
+def test_an_assignment_that_was_lost_while_it_came_is_cancelled_when_its_worker_is_back() -> None:
+    world = World()
+    world.join("w1")
+    world.submit(skill="shell", args={"text": "large"})
+    world.join("w2")
+    world.now += LEASE_S
+    world.beat("w2")
+    assert world.task("g1-1").assignee == "w2"
+    coming = frozenset({("g1-1", 1)})
+    out = world.feed(ev.Joined("w1", hello(("w1" * 16)[:16]), msg.Inventory(), coming))
+    assert sent(out, msg.Cancel) == [("w1", msg.Cancel("g1-1", 1))]
+
+
 def test_an_assignment_keeps_its_lease_while_it_comes_and_only_the_current_one() -> None:
     world = World()
     world.join("w1")
@@ -416,6 +429,20 @@ def test_after_the_will_of_a_closed_socket_unsafe_work_is_given_away_at_once(wor
     world.beat("w2")
     world.feed(ev.WillSeen("w1", ("w1" * 16)[:16]))
     assert assigned(world.tick(0.5)) == []
+    assert assigned(world.tick(AFTER_WILL_S)) == [("w2", "g1-1", 2)]
+
+
+def test_a_will_soon_after_a_worker_came_back_may_be_of_its_old_connection(world: World) -> None:
+    unsafe(world)
+    world.tick(CLOSED_S)
+    world.beat("w2")
+    world.join("w1", running=[("g1-1", 1)])
+    world.tick(AFTER_WILL_S - 1)
+    world.beat("w2")
+    world.feed(ev.WillSeen("w1", ("w1" * 16)[:16]))
+    assert assigned(world.tick(AFTER_WILL_S)) == [] and world.task("g1-1").assignee == "w1"
+    world.beat("w2")
+    assert assigned(world.tick(LEASE_S - 2 * AFTER_WILL_S)) == []
     assert assigned(world.tick(AFTER_WILL_S)) == [("w2", "g1-1", 2)]
 
 

@@ -15,6 +15,7 @@ import unicodedata
 from typing import Any, List, Mapping, Optional, Sequence
 
 from pibot.agent.text import clean, short
+from pibot.errors import Refused
 
 __all__ = ["clean", "is_terminal", "line", "mark", "note", "paint", "say", "say_json", "table"]
 
@@ -44,8 +45,15 @@ def is_terminal() -> bool:
 
 
 def say(text: str = "") -> None:
-    """Print to standard output, at once: others may wait for it."""
-    print(text, flush=True)
+    """Print to standard output, at once: others may wait for it. Raises Refused."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to come
+        why = (error.strerror or str(error)).lower()
+        raise Refused(f"standard output takes nothing ({why}): write to another place") from None
 
 
 def note(text: str) -> None:

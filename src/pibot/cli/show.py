@@ -34,6 +34,8 @@ def run(options: argparse.Namespace) -> int:
     key = an_id(options.id)
     if options.follow and options.save is not None:
         raise UsageError("--follow waits and --save downloads: do one after the other")
+    if options.save == "":
+        raise UsageError("--save needs the name of a directory; . is this one")
     found = settings(options)
     from pibot import messages as msg
     from pibot.roles.client import Fleet

@@ -121,6 +121,8 @@ class Fetching:
                 self._waiting[result.task] = Waiting(ended, files, weight)
                 self._news_at = now
                 self.tick(now)
+            else:  # its worker says it again; until then its time does not matter either
+                self._events.append(_moving(ended))
 
     def came(self, worker: str, part: Slice, now: float) -> None:
         """A slice came, perhaps twice, late, or of something that nobody wants."""

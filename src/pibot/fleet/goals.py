@@ -270,7 +270,7 @@ class Goals:
     def deadlines(self, now: float) -> None:
         for goal_id in [g for g, at in self._gathering.items() if now >= at]:
             del self._gathering[goal_id]
-            self._settle(self._board.goals[goal_id], now)
+            self._gathered(self._board.goals[goal_id], now)
         while (at := self.next_deadline()) is not None and now >= at:
             goal_id = heapq.heappop(self._deadlines)[1]
             goal = self._board.goals[goal_id]
@@ -346,6 +346,21 @@ class Goals:
         )
         self._emit(task)
         return task
+
+    def _gathered(self, goal: Goal, now: float) -> None:
+        """Every living worker has named what it has: for nothing else it is worth to wait."""
+        tasks = self._board.of(goal.id)
+        if not any(t.needed for t in tasks):
+            why = "its tasks were lost when the master's journal was damaged: retry it"
+            self._finish(goal, "failed", now, error=why)
+        for task in tasks:
+            lost = [n for n in task.needs if n not in self._board.tasks]
+            now_it_is = self._board.tasks.get(task.id)  # one that ended may have ended others
+            if lost and now_it_is is not None and now_it_is.state == "blocked":
+                why = f"it needs {lost[0]}, which was lost when the master's journal was damaged"
+                self._emit(changed(task, state="cancelled", error=why))
+                self.task_ended(self._board.tasks[task.id], now)
+        self._settle(goal, now)
 
     def _was_begun_again(self, goal: Goal) -> bool:
         return any(_number(t) > LOST_NUMBERS for t in self._board.of(goal.id))

@@ -40,6 +40,7 @@ class Worker:
     heard_at: float = float("-inf")
     silence_s: float = LEASE_S
     closed: bool = False  # its will came so early that its socket was closed, as by its death
+    back_at: float = float("-inf")  # the same start came again, perhaps on another connection
     online: bool = False
     draining: bool = False
     incompatible: bool = False
@@ -167,6 +168,8 @@ class Pool:
         changed = worker.hello is not None and worker.hello.start != hello.start
         if changed:
             worker.changes.append(now)
+        back = worker.hello is not None and not changed
+        worker.back_at = now if back else float("-inf")
         if worker.hello is None or _same_machine(worker.hello, hello):
             worker.alarm = ""
         worker.hello, worker.incompatible = hello, False
@@ -174,11 +177,15 @@ class Pool:
         return changed
 
     def will(self, name: str, start: str, now: float) -> None:
-        """The broker says that a start of this worker is gone: allow less silence, no more."""
+        """The broker says that a start of this worker is gone: allow less silence, no more.
+
+        Of one that came back lately it may be the connection of before that is gone.
+        """
         worker = self.workers.get(name)
         if worker and worker.hello and worker.hello.start == start:
             worker.silence_s = AFTER_WILL_S
-            worker.closed = now - worker.heard_at < CLOSED_S
+            lately = now - worker.back_at < LEASE_S
+            worker.closed = now - worker.heard_at < CLOSED_S and not lately
 
     def learn(self, worker: Worker, facts: Dict[str, Any]) -> None:
         """Take the machine facts of a heartbeat; what an older one said beside them is gone."""

@@ -174,6 +174,9 @@ class Scheduler:
                 self._requeue(task)
             else:
                 self._lost(task, f"{event.worker} restarted")
+        for task_id, att in sorted(event.coming):
+            if self._current(event.worker, task_id, att) is None:  # lost while it was away
+                self._send(event.worker, Cancel(task_id, att))
         self._renew(event.worker, event.inventory.running)
 
     def _on_beat(self, event: ev.Beat) -> None:
