@@ -31,6 +31,7 @@ DRAIN_S = 180.0
 SHOW_S = 60.0
 STRIKES = ("SIGKILL", "SIGKILL, away", "clock +-10 years")
 LIMITS_S = {"worker": 10.0, "master": 5.0, "broker": 10.0}
+ENOUGH = 20  # of fewer times, the 95th percentile is but the slowest
 GROWTH_MB = 8.0  # from the first quarter to the last
 LONG_S = 300.0  # a shorter run says nothing about memory
 
@@ -69,7 +70,7 @@ class Count:
             f"{what}: {len(those)}, first {those[0]}" for what, those in named.items() if those
         ]
         for role, times in self.recovery.items():
-            if p95(times.clear) > LIMITS_S[role]:
+            if len(times.clear) >= ENOUGH and p95(times.clear) > LIMITS_S[role]:
                 found.append(f"recovery after SIGKILL of a {role}: p95 {p95(times.clear):.1f} s")
         for role, (first, last) in self.memory.items():
             if self.seconds >= LONG_S and last > first + GROWTH_MB:

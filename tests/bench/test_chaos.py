@@ -65,7 +65,7 @@ def test_p95_is_one_of_the_times(times: "list[float]", expected: float) -> None:
         (Count("mosquitto", second=["g1-1"]), "second results: 1"),
         (Count("mosquitto", wrong=["g1"]), "ended otherwise"),
         (Count("mosquitto", unfenced=["g1-1"]), "attempts executed twice"),
-        (Count("mosquitto", recovery={"master": Times([5.1], [])}), "SIGKILL of a master"),
+        (Count("mosquitto", recovery={"master": Times([5.1] * 20, [])}), "SIGKILL of a master"),
         (Count("mosquitto", seconds=600, memory={"worker": (30.0, 60.0)}), "memory of a worker"),
     ],
 )
@@ -75,5 +75,5 @@ def test_each_violation_is_named(count: Count, words: str) -> None:
 
 
 def test_a_sound_run_has_none() -> None:
-    sound = Count("mosquitto", recovery={"worker": Times([9.9], [30.0])}, memory={"master": (1, 2)})
-    assert sound.violations() == []
+    times = {"worker": Times([9.9] * 20, [30.0]), "master": Times([60.0] * 19, [])}  # too few
+    assert Count("mosquitto", recovery=times, memory={"master": (1, 2)}).violations() == []
