@@ -35,6 +35,7 @@ class Mutations:
 
     def __init__(self, good: Sequence[bytes], rng: random.Random) -> None:
         self._good, self._rng = list(good), rng
+        self._grown = False
         self._documents = [d for d in map(_document, good) if d is not None]
 
     def __iter__(self) -> Iterator[bytes]:
@@ -58,6 +59,7 @@ class Mutations:
 
     def _bent(self, document: Any) -> Any:
         rng, document = self._rng, copy.deepcopy(document)
+        self._grown = False
         for _ in range(rng.choice((1, 1, 1, 2, 2, 4))):
             places = list(_places(document))
             if not places:
@@ -92,7 +94,8 @@ class Mutations:
 
     def _larger(self, old: Any) -> Any:
         rng = self._rng
-        times = rng.choice((2, 10, 100, 1000))
+        times = 1 if self._grown else rng.choice((2, 10, 100, 1000))
+        self._grown = True  # once is enough: a thousand times a thousand times fills the machine
         if isinstance(old, str):
             return (old or "x") * times
         if isinstance(old, list):
