@@ -176,13 +176,16 @@ def test_who_says_nothing_after_connecting_is_let_go(
 
 
 def test_garbage_ends_one_connection_only(port: int) -> None:
-    rng = random.Random(4)
+    rng, before = random.Random(4), Raw(port, b"before")
+    before.subscribe(b"a/b")
     hello = packet(0x10, string(b"MQTT") + b"\x04\x02\x00\x3c" + string(b"g"))
     for i in range(300):
         client = Raw(port)
         junk = rng.randbytes(rng.randrange(1, 200))
         client.sock.sendall(hello[: rng.randrange(len(hello))] + junk if i % 3 else hello + junk)
         client.close()
+    before.sock.sendall(publish(b"a/b", b"still here"))
+    assert before.message() == (b"a/b", b"still here")
     serves(port)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 import struct
@@ -237,6 +238,7 @@ def test_more_than_1024_descriptors(broker: OddBroker, monkeypatch: pytest.Monke
     try:
         role = Role(broker.port)
         wait_for(role.up)
+        assert max(int(name) for name in os.listdir("/proc/self/fd")) >= 1_024
         role.close()
     finally:
         for sock in many:

@@ -79,6 +79,7 @@ def test_a_worker_that_was_renamed_by_hand_says_what_is_wrong(closed: ClosedFlee
     worker = closed.start_enrolled("kitchen", closed.settings("worker-1"))
     words = "MQTT_USERNAME is not WORKER_ID: worker-1 is let in, but this worker is called kitchen"
     wait_for(lambda: words in worker.said(), 30, why=closed.logs)
+    assert worker.alive and closed.states() == {"worker-1": None}, "nobody came as kitchen"
 
 
 def test_a_fleet_of_services_is_started_as_such(closed: ClosedFleet) -> None:

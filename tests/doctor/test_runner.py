@@ -230,6 +230,7 @@ def test_a_model_that_counts_otherwise_has_taken_the_key() -> None:
     said = "Unsupported parameter: 'max_tokens' is not supported with this model."
     with serving(lambda request: status(400, said)) as server:
         model.ask(settings(server))
+        assert len(server.requests) == 1, "it is not asked once more"
 
 
 def test_an_endpoint_that_is_off() -> None:
@@ -323,8 +324,10 @@ def test_within() -> None:
     assert within(5, lambda: text("x").text) == "x"
     with pytest.raises(ZeroDivisionError):
         within(5, lambda: 1 // 0)
+    forever = threading.Event()
     with pytest.raises(TimeoutError):
-        within(0.1, lambda: time.sleep(30))
+        within(0.1, forever.wait)
+    forever.set()
 
 
 def test_a_program_that_hangs_is_ended(machine: Machine) -> None:

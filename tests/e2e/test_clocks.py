@@ -66,4 +66,6 @@ def test_tls_is_tried_again_until_the_clock_is_right(tmp_path: Path) -> None:
         fleet.wait_for(lambda: "cannot be trusted" in worker.said(), what="the worker says why")
         setting.write_text("+0\n")
         fleet.wait_idle(1)
-        fleet.run("run", "--skill", "echo", "--args", '{"text": "x"}')
+        done = fleet.run("run", "--skill", "echo", "--args", '{"text": "x"}').document
+        assert (done["answer"], done["tasks"][0]["attempt"]) == ("x", 1)
+        assert worker.alive, "the same process went on"

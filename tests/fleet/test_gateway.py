@@ -439,6 +439,7 @@ def test_no_facts_of_a_worker_hurt_the_master(key: str) -> None:
         to_json(Known("w1", facts))
         for send in world.sends:
             msg.encode(msg.Header(send.message.t, "x", "master"), send.message)
+        assert row["worker_id"] == "w1" and row["state"] in ("idle", "busy")
 
 
 @pytest.mark.parametrize(

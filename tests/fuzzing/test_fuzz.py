@@ -48,7 +48,8 @@ def test_nothing_bent_goes_through_or_does_harm(decoder: Decoder, tmp_path: Path
 def test_what_was_found_stays_mended(name: str, tmp_path: Path) -> None:
     target = named(name).make(tmp_path)
     for payload in FOUND[name]:
-        target.take(payload)
+        assert target.take(payload) in (True, False), "taken or refused, never raised"
+    target.still_works()
 
 
 @pytest.mark.parametrize("decoder", PLAIN, ids=lambda d: str(d.name))
@@ -59,7 +60,7 @@ def test_any_bytes_and_any_text(decoder: Decoder, tmp_path: Path) -> None:
     @given(st.one_of(st.binary(max_size=200), st.text(max_size=100)))
     def takes(payload: Any) -> None:
         data = payload.encode("utf-8", "surrogatepass") if isinstance(payload, str) else payload
-        target.take(data)
+        assert target.take(data) in (True, False), "taken or refused, never raised"
 
     takes()
 

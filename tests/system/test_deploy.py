@@ -104,6 +104,7 @@ def _start_model(machine: Machine) -> "subprocess.Popen[str]":
 
 def test_each_step_does_what_the_page_says(fleet: Lab) -> None:
     _wait_until_all_are_idle(fleet)
+    assert json.loads(fleet["master"].run("pibot.pyz status --json").out)["total"] == len(WORKERS)
 
 
 @pytest.mark.parametrize(("name", "unit", "most"), UNITS)
