@@ -17,13 +17,12 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 import pytest
 
 from deadly import Point
-from fleet_processes import FleetProcesses, Process, program
+from fleet_processes import FAKETIME, FleetProcesses, Process, program
 from mqtt_proxy import MqttProxy
 from small_disk import small_disk
 
 ROOT = Path(__file__).resolve().parents[1]
 SKILLS = ROOT / "tests" / "counted_skills"
-FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 CLOCK = ("LD_PRELOAD", "FAKETIME", "DONT_FAKE_MONOTONIC")
 SLOTS = 4
 WORKER_DISK = "48m"
@@ -141,7 +140,7 @@ class Parties(FleetProcesses):
             old.env = {k: v for k, v in old.env.items() if k not in CLOCK}
             wrong = self.wrong_clocks.pop(name, "")
             if wrong:
-                old.env.update(zip(CLOCK, (FAKETIME, wrong, "1")))
+                old.env.update(zip(CLOCK, (str(FAKETIME), wrong, "1")))
             self.restart(name)
         return died, back
 

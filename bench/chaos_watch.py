@@ -13,13 +13,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Collection, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Collection, Dict, List, NamedTuple, Sequence, Set, Tuple
 
-from chaos_parties import Parties
+from chaos_parties import CENTRE, Parties
 
 TERMINAL = ("succeeded", "failed", "cancelled", "timed_out")
 HELD = ("assigned", "running")
 SETTLED_S = 5.0  # a process's memory counts once it has lived so long
+SILENT_S = 300.0  # longer than any fault
+CLEAR_S = 10.0  # so long a recovery is kept clear of other faults; later ones explain nothing
 
 
 class Row(NamedTuple):
@@ -28,6 +30,7 @@ class Row(NamedTuple):
     id: str
     goal: str
     state: str
+    skill: str
     attempt: int
     worker: str
     losses: int
@@ -61,6 +64,7 @@ def _row(text: str) -> Row:
         r["id"],
         r["goal"],
         r["state"],
+        r.get("skill", ""),
         r.get("attempt", 0),
         r.get("assignee", ""),
         r.get("losses", 0),
@@ -104,14 +108,14 @@ class Recovery:
     of: str  # the party's role
     party: str
     began: float
-    alone: bool  # neither the master nor the broker had a fault meanwhile
+    alone: bool  # no other fault could make it longer
     held: Dict[str, int]  # a worker's tasks and their attempts
     probes: Tuple[str, ...] = ()  # goals given then, for the master and the broker
     took_s: float = float("inf")
 
 
 class Times(NamedTuple):
-    """Recoveries: from a kill alone, and from one while master or broker had a fault, too."""
+    """Recoveries: from a kill alone, and from one with another fault in its way."""
 
     clear: List[float]
     compound: List[float]
@@ -122,34 +126,50 @@ class Recoveries:
         self._reader = reader
         self.all: List[Recovery] = []
 
-    def holding(self, worker: str) -> Dict[str, int]:
-        held = self._reader.tasks("state IN (?, ?)", HELD)
-        return {row.id: row.attempt for row in held if row.worker == worker}
+    def holding(self, worker: str) -> List[Row]:
+        return [row for row in self._reader.tasks("state IN (?, ?)", HELD) if row.worker == worker]
+
+    def queued(self) -> int:
+        """How many tasks wait for a worker."""
+        ((count,),) = self._reader.rows("SELECT count(*) FROM tasks WHERE state = 'queued'")
+        return int(count)
 
     def add(self, recovery: Recovery) -> None:
         if recovery.held or recovery.probes:
             self.all.append(recovery)
 
-    def look(self, centre_is_well: bool) -> List[Recovery]:
-        """Return those that have just come to their end."""
+    def look(self, troubled: Set[str]) -> List[Recovery]:
+        """Return those that have just come to their end; `troubled` are all who have a fault."""
+        now = time.monotonic()
         waiting = [r for r in self.all if r.took_s == float("inf")]
         for recovery in waiting:
-            if recovery.of == "worker":
-                recovery.alone &= centre_is_well
-            if self._made_good(recovery):
-                recovery.took_s = time.monotonic() - recovery.began
+            tasks = self._tasks(recovery)
+            if _made_good(recovery, tasks):
+                recovery.took_s = now - recovery.began
+            elif now - recovery.began < CLEAR_S:
+                recovery.alone &= not _in_the_way(recovery, tasks, troubled)
         return [r for r in waiting if r.took_s < float("inf")]
 
-    def _made_good(self, r: Recovery) -> bool:
+    def spared(self, everyone: Collection[str]) -> Set[str]:
+        """Who is to have no new fault, so that it is one kill that is measured.
+
+        After that of the master or broker it is everyone, as anybody may be given the probes.
+        """
+        since = time.monotonic() - CLEAR_S
+        waiting = [r for r in self.all if r.took_s == float("inf") and r.began > since]
+        if any(r.probes for r in waiting):
+            return set(everyone)
+        return {r.party for r in waiting}
+
+    def _tasks(self, r: Recovery) -> List[Row]:
         if r.probes:
-            sql = f"SELECT 1 FROM goals WHERE state = 'succeeded' AND id IN ({_marks(r.probes)})"
-            return bool(self._reader.rows(sql, r.probes))
-        marks = _marks(r.held)
-        rows = self._reader.tasks(f"id IN ({marks})", list(r.held))
-        return all(
-            row.state in TERMINAL or (row.attempt > r.held[row.id] and row.state == "running")
-            for row in rows
-        )
+            return self._reader.tasks(f"goal IN ({_marks(r.probes)})", r.probes)
+        return self._reader.tasks(f"id IN ({_marks(r.held)})", list(r.held))
+
+    def never(self) -> List[str]:
+        """Kills that nothing has made good. Probes that were refused say nothing of theirs."""
+        waiting = [r for r in self.all if r.took_s == float("inf")]
+        return [f"that of {r.party}" for r in waiting if self._tasks(r)]
 
     def times(self, of: str) -> Times:
         mine = [r for r in self.all if r.of == of]
@@ -157,6 +177,44 @@ class Recoveries:
             [r.took_s for r in mine if r.alone],
             [r.took_s for r in mine if not r.alone],
         )
+
+
+def _made_good(r: Recovery, tasks: List[Row]) -> bool:
+    """The first probe is done; or all that a worker held has ended or runs elsewhere."""
+    if r.probes:
+        return any(task.state == "succeeded" for task in tasks)
+    return not _left(r, tasks)
+
+
+def _left(r: Recovery, tasks: List[Row]) -> List[Row]:
+    """What a worker held and nobody has begun again."""
+    begun = {t.id for t in tasks if t.state == "running" and t.attempt > r.held[t.id]}
+    return [t for t in tasks if t.state not in TERMINAL and t.id not in begun]
+
+
+def _in_the_way(r: Recovery, tasks: List[Row], troubled: Set[str]) -> bool:
+    """Whether another fault than this kill holds it up.
+
+    Those with faults are known: the master or the broker, somebody to whom a dead worker's task
+    was given, or everybody who was given a probe.
+    """
+    if troubled.intersection(CENTRE) - {r.party}:
+        return True
+    if r.probes:
+        return bool(tasks) and all(t.worker in troubled for t in tasks)
+    return any(t.worker in troubled and t.worker != r.party for t in _left(r, tasks))
+
+
+class Patience:
+    """Whether submits are still answered; without an answer for so long the fleet hangs."""
+
+    def __init__(self, now: float) -> None:
+        self._answered, self._since = 0, now
+
+    def is_over(self, answered: int, now: float) -> bool:
+        if answered > self._answered:
+            self._answered, self._since = answered, now
+        return now - self._since > SILENT_S
 
 
 class Memory:

@@ -22,9 +22,11 @@ from pibot.roles.client import Fleet, Pending
 
 FOLLOWERS = 6
 TIMEOUT_S = 900.0
+LASTS = "0.2-2 s"
+ONCE = "work_once"  # the skill that is unsafe to repeat
 KINDS = {  # share in a hundred
     "no-op": 55,
-    "0.2-2 s": 30,
+    LASTS: 30,
     "unsafe to repeat": 6,
     "fails": 5,
     "large result": 2,
@@ -67,6 +69,7 @@ class Work:
         self._open: Dict[str, Order] = {}
         self.client = connect(parties)
         self._shaky = connect(parties, MQTT_PORT=str(parties.lanes["client"].port))
+        self._prober = connect(parties)
         self._to_follow: "queue.SimpleQueue[Optional[Order]]" = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._follow_all, args=(client,), daemon=True)
@@ -80,14 +83,14 @@ class Work:
             self._to_follow.put(None)
         for thread in self._threads:
             thread.join(10)
-        self.client.close()
-        self._shaky.close()
+        for client in (self.client, self._shaky, self._prober):
+            client.close()
 
     # --- asking -----------------------------------------------------------------------------------
 
-    def submit(self) -> Order:
-        """One more goal; sometimes somebody follows it."""
-        order = self._order()
+    def submit(self, kind: str = "") -> Order:
+        """One more goal, of that kind or of any; sometimes somebody follows it."""
+        order = self._order(kind or self._any_kind())
         self.orders[order.id] = self._open[order.id] = order
         if order.submit.follow:
             self._to_follow.put(order)
@@ -97,19 +100,26 @@ class Work:
         return order
 
     def probe(self) -> Order:
-        """A goal that shows when the fleet answers again; nobody follows it."""
+        """A goal that shows when the fleet answers again; nobody follows it.
+
+        Its client does nothing else and has nothing between itself and the broker: it waits for
+        the fleet only.
+        """
         order = Order(self._goal("work", {}, False), "no-op")
-        order.pending = self.client.send(order.submit)
+        order.pending = self._prober.send(order.submit)
         self.orders[order.id] = self._open[order.id] = order
         return order
 
-    def _order(self) -> Order:
+    def _any_kind(self) -> str:
+        (kind,) = self._random.choices(list(KINDS), list(KINDS.values()))
+        return kind
+
+    def _order(self, kind: str) -> Order:
         rng = self._random
-        (kind,) = rng.choices(list(KINDS), list(KINDS.values()))
         choices: Dict[str, Tuple[str, Dict[str, Any]]] = {
             "no-op": ("work", {}),
-            "0.2-2 s": ("work", {"seconds": round(rng.uniform(0.2, 2), 2)}),
-            "unsafe to repeat": ("work_once", {"seconds": round(rng.uniform(0.2, 2), 2)}),
+            LASTS: ("work", {"seconds": round(rng.uniform(0.2, 2), 2)}),
+            "unsafe to repeat": (ONCE, {"seconds": round(rng.uniform(0.2, 2), 2)}),
             "fails": ("work_badly", {}),
             "large result": ("work", {"size": rng.randint(100_000, 1_000_000)}),
             "large argument": ("work", {"filling": "x" * rng.randint(100_000, 400_000)}),

@@ -4,8 +4,8 @@
     python bench/fuzz.py --only "model stream" --seed 7
 
 Each decoder runs in a process of its own. Ends with 1 after an unhandled exception, a payload that
-takes more than two seconds, a decoder that no longer serves good payloads, or memory that grows;
-the payload stands there as a Python literal.
+takes more than two seconds, a decoder that no longer serves good payloads, memory that grows, or a
+process that dies; the payload stands there as a Python literal.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import argparse
 import multiprocessing
 import os
 import platform
+import signal
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import List, Optional
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "src")]
@@ -27,14 +30,39 @@ from fuzzing.targets import DECODERS  # noqa: E402
 from pibot.memory import give_back  # noqa: E402
 
 HEADER = "decoder             payloads  a second  accepted  blocks kept   RSS KB"
+FRESH = multiprocessing.get_context("spawn")
 
 
-def one(job: Tuple[str, int, int]) -> Report:
+def fuzz(name: str, payloads: int, seed: int) -> Report:
+    """Feed a decoder in a process of its own. Should that die, then this is what is found."""
+    ours, theirs = FRESH.Pipe(duplex=False)
+    child = FRESH.Process(target=_child, args=(name, payloads, seed, theirs), name=name)
+    with ours:
+        with theirs:
+            child.start()
+        # Now only the child holds the other end: when it dies, there is nothing more to read.
+        try:
+            report: Optional[Report] = ours.recv()
+        except (EOFError, OSError):
+            report = None
+    child.join()
+    if report is None or child.exitcode:
+        report = report or Report(name)
+        report.findings.append(_death(child.exitcode or 0))
+    return report
+
+
+def _child(name: str, payloads: int, seed: int, answer: Connection) -> None:
     give_back()  # so that the process is as large as what it holds
-    name, payloads, seed = job
     decoder = next(d for d in DECODERS if d.name == name)
     with tempfile.TemporaryDirectory() as folder:
-        return run(decoder, payloads, seed, Path(folder))
+        answer.send(run(decoder, payloads, seed, Path(folder)))
+
+
+def _death(status: int) -> str:
+    if status < 0:
+        return f"its process was killed by {signal.Signals(-status).name}; is there enough memory?"
+    return f"its process ended by itself, with status {status}"
 
 
 def row(report: Report) -> str:
@@ -56,11 +84,10 @@ def main(argv: Optional[List[str]] = None) -> int:
     args = parser.parse_args(argv)
     cores = len(os.sched_getaffinity(0))
     print(f"{cores} cores, Python {platform.python_version()}, seed {args.seed}\n\n{HEADER}")
-    jobs = [(name, args.payloads, args.seed) for name in names if args.only in (None, name)]
+    chosen = [name for name in names if args.only in (None, name)]
     reports = []
-    fresh = multiprocessing.get_context("spawn")
-    with fresh.Pool(cores, maxtasksperchild=1) as pool:
-        for report in pool.imap(one, jobs, chunksize=1):
+    with ThreadPoolExecutor(cores) as threads:
+        for report in threads.map(lambda name: fuzz(name, args.payloads, args.seed), chosen):
             reports.append(report)
             print(row(report), flush=True)
     for report in reports:

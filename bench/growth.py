@@ -100,7 +100,7 @@ def faults(samples: Sequence[Sample], but: Collection[str] = ()) -> List[str]:
     """
     found = []
     slope = slope_per_hour(samples, lambda s: s.rss_mb)
-    if slope >= MAX_SLOPE_MB_H:
+    if "rss_mb" not in but and slope >= MAX_SLOPE_MB_H:
         found.append(f"resident memory grows by {slope:.2f} MB/h")
     for name in ("descriptors", "threads"):
         first, last = ends(samples, lambda s, n=name: getattr(s, n))

@@ -141,8 +141,8 @@ def report(watch: Watch, warm_up_s: float, judge_journal: bool) -> List[str]:
             continue
         print(_row(name, warm))
         but = [] if judge_journal else ["journal_mb"]
-        if name == SELF:  # connections of the workers' model clients come and go here
-            but += ["descriptors", "threads"]
+        if name == SELF:  # the model's server and thousands of strangers: none of it is PiBot's
+            but += ["descriptors", "threads", "rss_mb"]
         wrong += [f"{name}: {fault}" for fault in faults(warm, but)]
     return wrong
 
