@@ -2,155 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import random
-from dataclasses import replace
-from typing import Any, Callable, Collection, Dict, List, Optional, Tuple
+import timeit
+from typing import Any, Dict, List
 
 import pytest
 
+from fleet.fetch_world import SLICE, World, errors
 from pibot import messages as msg
-from pibot.errors import StoreError
 from pibot.fleet import events as ev
 from pibot.fleet import fetching
-from pibot.fleet.board import Board
-from pibot.fleet.fetching import Fetching
-from pibot.fleet.records import Goal, Task, changed
-
-SLICE = msg.FILE_SLICE_BYTES
-DONE = {"success": True, "data": {}, "output": "done"}
-
-
-class MemoryShelf:
-    """The master's disk, in memory; `full` is when nothing more fits."""
-
-    def __init__(self) -> None:
-        self.whole: Dict[Tuple[str, str], bytes] = {}
-        self.parts: Dict[Tuple[str, str], bytearray] = {}
-        self.open: Dict[str, str] = {}
-        self.full = False
-        self.appended = 0
-
-    def prepare(self, task: str, wanted: Dict[str, int]) -> None:
-        if self.full:
-            raise StoreError("the master has no room for it on its disk")
-
-    def has(self, task: str, sha256: str) -> bool:
-        return (task, sha256) in self.whole
-
-    def begin(self, task: str, sha256: str, size: int) -> int:
-        self.open[task] = sha256
-        return len(self.parts.setdefault((task, sha256), bytearray()))
-
-    def append(self, task: str, data: bytes) -> None:
-        if self.full:
-            raise StoreError("the master cannot keep it: no space left on device")
-        self.parts[task, self.open[task]] += data
-        self.appended += len(data)
-
-    def finish(self, task: str) -> bool:
-        sha256 = self.open[task]
-        data = bytes(self.parts.pop((task, sha256)))
-        if hashlib.sha256(data).hexdigest() != sha256:
-            self.parts[task, sha256] = bytearray()
-            return False
-        self.whole[task, sha256] = data
-        return True
-
-    def leave(self, task: str) -> None:
-        self.open.pop(task, None)
-
-    def clear(self, task: str, keep: Collection[str]) -> None:
-        for files in (self.whole, self.parts):
-            for key in [k for k in files if k[0] == task and k[1] not in keep]:
-                del files[key]  # type: ignore[attr-defined]
-
-
-class World:
-    """A master's fetching and a worker with files, in virtual time."""
-
-    def __init__(self, seed: int = 0) -> None:
-        self.now, self.random = 10.0, random.Random(seed)
-        self.board, self.shelf = Board(), MemoryShelf()
-        self.files: Dict[str, bytes] = {}
-        self.taken: List[msg.Result] = []
-        self.moves = 0
-        self.asked: List[msg.Fetch] = []
-        self.restart()
-
-    def restart(self) -> None:
-        """The master begins anew: the board and the disk are what it has."""
-        self.fetching = Fetching(self.board, self.shelf, self.random.random)
-
-    def task(self, name: str = "g1-1", **fields: Any) -> Task:
-        self.board.apply(Goal(name.partition("-")[0], state="running"))
-        held = {"state": "running", "attempt": 1, "assignee": "w1"}
-        task = Task(name, name.partition("-")[0], **{**held, **fields})
-        self.board.apply(task)
-        return task
-
-    def result(self, task: str = "g1-1", att: int = 1, **fields: Any) -> msg.Result:
-        named = [
-            {"path": p, "size": len(d), "sha256": hashlib.sha256(d).hexdigest()}
-            for p, d in self.files.items()
-        ]
-        whole: Dict[str, Any] = {"state": "succeeded", "result": DONE, "artifacts": named}
-        return msg.Result(task, att, **{**whole, **fields})
-
-    def end(self, result: Optional[msg.Result] = None, worker: str = "w1") -> None:
-        self.fetching.ended(ev.AttemptEnded(worker, result or self.result()), self.now)
-        self.look()
-
-    def look(self) -> List[msg.Fetch]:
-        """Take what the master has decided; what the scheduler takes ends its task."""
-        for event in self.fetching.take_events():
-            if isinstance(event, ev.FilesMove):
-                self.moves += 1
-                continue
-            assert isinstance(event, ev.AttemptEnded)
-            self.taken.append(event.result)
-            task = self.board.tasks.get(event.result.task)
-            if task is not None:
-                self.board.apply(changed(task, state="succeeded"))
-        sends = self.fetching.take_sends()
-        asked = [s.message for s in sends if isinstance(s.message, msg.Fetch)]
-        self.asked += asked
-        return asked
-
-    def tick(self, seconds: float) -> List[msg.Fetch]:
-        self.now += seconds
-        self.fetching.tick(self.now)
-        return self.look()
-
-    def answer(self, fetch: msg.Fetch, **changes: Any) -> msg.Slice:
-        data = self.files[fetch.path]
-        piece = base64.b64encode(data[fetch.offset : fetch.offset + SLICE]).decode()
-        found = msg.Slice(fetch.task, fetch.path, fetch.offset, len(data), piece)
-        return replace(found, **changes)
-
-    def give(self, part: msg.Slice, worker: str = "w1") -> List[msg.Fetch]:
-        self.fetching.came(worker, part, self.now)
-        return self.look()
-
-    def serve(self, asked: List[msg.Fetch], until: Callable[[], bool] = lambda: False) -> None:
-        """A perfect network: every fetch is answered at once, in order."""
-        queue = list(asked)
-        while queue and not until():
-            queue += self.give(self.answer(queue.pop(0)))
-
-    def kept(self, path: str, task: str = "g1-1") -> bytes:
-        sha256 = hashlib.sha256(self.files[path]).hexdigest()
-        return self.shelf.whole[task, sha256]
+from pibot.fleet.records import changed
 
 
 @pytest.fixture
 def world() -> World:
     return World()
-
-
-def errors(result: msg.Result) -> List[Optional[str]]:
-    return [file["error"] for file in result.artifacts]
 
 
 def test_a_result_waits_until_its_files_are_there(world: World) -> None:
@@ -335,120 +203,6 @@ def test_a_cancelled_task_does_not_wait(world: World) -> None:
     assert errors(world.taken[0]) == [None, "the task was cancelled before it had come"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "error"),
-    [
-        ({"error": "a: there is no such file"}, "a: there is no such file"),
-        ({"size": 7}, "it has changed since its task ended"),
-        ({"error": "x" * 9_999}, "x" * (fetching.ERROR_CHARS - 1) + "…"),
-    ],
-)
-def test_what_can_never_come_is_recorded_as_such(
-    world: World, changes: Dict[str, Any], error: str
-) -> None:
-    world.task()
-    world.files = {"a": bytes(SLICE), "b": b"b"}
-    world.end()
-    asked = world.give(world.answer(world.asked[0], **changes))
-    world.serve(asked)
-    assert errors(world.taken[0]) == [error, None]
-
-
-def test_what_was_not_announced_is_fetched_once_more(world: World) -> None:
-    world.task()
-    world.files = {"a": b"a" * SLICE, "b": b"b"}
-    wrong = base64.b64encode(b"x" * SLICE).decode()
-    world.end()
-    again = world.give(world.answer(world.asked[0], data=wrong))
-    assert [f.offset for f in again] == [0] and world.taken == []
-    asked = world.give(world.answer(world.asked[0], data=wrong))
-    world.serve(asked)
-    assert errors(world.taken[0]) == [
-        "what came is not what was announced (its SHA-256 differs)",
-        None,
-    ]
-
-
-def test_what_the_disk_does_not_take_ends_the_task_all_the_same(world: World) -> None:
-    world.task()
-    world.files = {"a": bytes(2 * SLICE)}
-    world.end()
-    world.shelf.full = True
-    world.give(world.answer(world.asked[0]))
-    assert errors(world.taken[0]) == ["the master cannot keep it: no space left on device"]
-    world.task("g2-1")
-    world.end(world.result("g2-1"))
-    assert errors(world.taken[1]) == ["the master has no room for it on its disk"]
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"offset": SLICE * 99},
-        {"offset": -SLICE},
-        {"offset": 1},
-        {"data": "!"},
-        {"data": ""},
-        {"data": base64.b64encode(bytes(SLICE - 1)).decode()},
-        {"data": base64.b64encode(bytes(SLICE + 1)).decode()},
-        {"path": "b"},
-        {"task": "g2-1"},
-    ],
-)
-def test_slices_that_do_not_fit_change_nothing(world: World, changes: Dict[str, Any]) -> None:
-    world.task()
-    world.files = {"a": bytes(2 * SLICE)}
-    world.end()
-    assert world.give(world.answer(world.asked[0], **changes)) == []
-    assert world.give(world.answer(world.asked[0]), worker="w2") == []
-    assert world.shelf.appended == 0
-    world.serve(list(world.asked))
-    assert errors(world.taken[0]) == [None]
-
-
-@pytest.mark.parametrize(
-    ("entry", "error"),
-    [
-        ({"path": "../x"}, "it cannot be taken: it is not a plain relative path"),
-        ({"path": "/etc/passwd"}, "it cannot be taken: it is not a plain relative path"),
-        ({"path": "a//b"}, "it cannot be taken: it is not a plain relative path"),
-        ({"path": "."}, "it cannot be taken: it is not a plain relative path"),
-        ({"path": ""}, "it cannot be taken: it is not a plain relative path"),
-        ({"path": 7}, "it cannot be taken: it is not a plain relative path"),
-        ({"path": "a\nb"}, "it cannot be taken: it has characters that cannot be shown"),
-        ({"path": "a\u202eb"}, "it cannot be taken: it has characters that cannot be shown"),
-        ({"path": "a\ud800b"}, "it cannot be taken: it has characters that cannot be shown"),
-        ({"path": "é" * 101}, "it cannot be taken: a name in it has more than 200 bytes"),
-        ({"path": "a/" * 20 + "a"}, "it cannot be taken: it is longer than"),
-        ({"sha256": "../" + "a" * 61}, "it cannot be taken: no SHA-256"),
-        ({"sha256": "A" * 64}, "it cannot be taken: no SHA-256"),
-        ({"size": -1}, "it cannot be taken: no SHA-256"),
-        ({"size": True}, "it cannot be taken: no SHA-256"),
-        ({"size": 1e3}, "it cannot be taken: no SHA-256"),
-        ({"size": msg.SHARED_BYTES + 1}, "a task may share 33,554,432 bytes"),
-    ],
-)
-def test_hostile_names_sizes_and_digests(world: World, entry: Dict[str, Any], error: str) -> None:
-    world.task()
-    world.files = {"good": b"a"}
-    (good,) = world.result().artifacts
-    bad = {**good, "path": "bad", **entry}
-    world.end(world.result(artifacts=[bad, good, good, "?", None]))
-    world.serve(list(world.asked))
-    (taken,) = world.taken
-    found = {str(f["path"]): f["error"] for f in taken.artifacts}
-    assert found.pop("good") is None
-    assert any(str(e).startswith(error) for e in found.values())
-    assert all(path.isprintable() for path in found)
-
-
-def test_a_thousand_names_are_cut(world: World) -> None:
-    world.task()
-    named = [{"path": str(i), "size": 0, "sha256": "0" * 64} for i in range(1_000)]
-    world.end(world.result(artifacts=named))
-    assert len(world.taken[0].artifacts) == msg.SHARED_FILES
-
-
 def test_few_tasks_come_at_once_and_the_others_wait(world: World) -> None:
     names = {f"g{i}-1": f"w{i % 10}" for i in range(20)}
     world.files = {"a": bytes(SLICE)}
@@ -466,6 +220,24 @@ def test_few_tasks_come_at_once_and_the_others_wait(world: World) -> None:
             world.give(world.answer(fetch), names[fetch.task])
         world.tick(0)
     assert {r.task for r in world.taken} == set(names)
+
+
+def test_ten_times_as_many_that_wait_cost_ten_times_as_much() -> None:
+    """Each turn of the master looks at all of them: once, not once for each."""
+    few, many = _tick_s(200), _tick_s(2_000)
+    assert many < 35 * few
+
+
+def _tick_s(count: int) -> float:
+    """What a tick takes while so many results wait: the best of some."""
+    world = World()
+    world.files = {"a": bytes(SLICE)}
+    for n in range(count):
+        world.task(f"g{n}-1", assignee=f"w{n}")
+        ended = ev.AttemptEnded(f"w{n}", world.result(f"g{n}-1"))
+        files = fetching.files_of(ended.result.artifacts)
+        world.fetching._waiting[f"g{n}-1"] = fetching.Waiting(ended, files, 10)
+    return min(timeit.repeat(lambda: world.fetching.tick(world.now), number=1, repeat=9))
 
 
 def test_results_that_would_take_too_much_memory_are_not_kept(world: World) -> None:
