@@ -17,8 +17,9 @@ import pytest
 
 from pibot import health
 from pibot.errors import ConfigError
-from pibot.health import MAX_CONNECTIONS, HealthServer
+from pibot.health import MAX_CONNECTIONS, MAX_OF_ONE_ADDRESS, HealthServer
 
+GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HEALTHY = {"status": "healthy", "worker_id": "worker-1", "current_task": None}
 
 
@@ -59,13 +60,17 @@ def served() -> Iterator[Served]:
 
 
 def test_the_contract_byte_for_byte(served: Served) -> None:
-    status, headers, body = served.ask(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    status, headers, body = served.ask(GET)
     assert status == 200
     assert body == b'{"status":"healthy","worker_id":"worker-1","current_task":null}'
     assert headers == {
         "Content-Type": "application/json",
         "Content-Length": str(len(body)),
         "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+        "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Resource-Policy": "same-origin",
         "Connection": "close",
     }
 
@@ -74,18 +79,23 @@ def test_an_ordinary_client_and_a_degraded_worker(served: Served) -> None:
     url = f"http://127.0.0.1:{served.server.port}/health?probe=1"
     assert json.load(urllib.request.urlopen(url, timeout=10)) == HEALTHY
     served.reply = (503, {"status": "degraded", "reason": "主"})
-    status, _, body = served.ask(b"GET /health HTTP/1.0\n\n")
+    status, _, body = served.ask(b"GET /health HTTP/1.0\r\n\r\n")
     assert (status, json.loads(body)["reason"]) == (503, "主")
 
 
 @pytest.mark.parametrize(
     ("request_bytes", "expected"),
     [
-        (b"GET / HTTP/1.1\r\n\r\n", 404),
-        (b"GET /healthy HTTP/1.1\r\n\r\n", 404),
-        (b"GET /../health HTTP/1.1\r\n\r\n", 404),
-        (b"POST /health HTTP/1.1\r\n\r\n", 405),
-        (b"GET /health HTTP/2.0\r\n\r\n", 400),
+        (b"GET / HTTP/1.0\r\n\r\n", 404),
+        (b"GET /healthy HTTP/1.0\r\n\r\n", 404),
+        (b"GET /../health HTTP/1.0\r\n\r\n", 404),
+        (b"POST /health HTTP/1.0\r\n\r\n", 405),
+        (b"GET /health HTTP/1.1\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: pibot.evil.example\r\n\r\n", 421),
+        (b"GET /health?token=x HTTP/1.0\r\n\r\n", 400),
+        (b"GET /health HTTP/1.0\r\nContent-Length: 1\r\n\r\n", 413),
+        (b"GET /health HTTP/1.0\n\n", 400),
+        (b"GET /health HTTP/2.0\r\n\r\n", 505),
         (b"GET /health\r\n\r\n", 400),
         (b"\r\n\r\n", 400),
         (b"\x16\x03\x01 \xff\r\n\r\n", 400),
@@ -97,12 +107,24 @@ def test_what_is_refused(served: Served, request_bytes: bytes, expected: int) ->
     status, headers, body = served.ask(request_bytes)
     assert status == expected
     assert set(json.loads(body)) == {"error"}
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
     assert "Server" not in headers and ("Allow" in headers) == (expected == 405)
 
 
 def test_head_has_no_body(served: Served) -> None:
-    status, headers, body = served.ask(b"HEAD /health HTTP/1.1\r\n\r\n")
+    status, headers, body = served.ask(b"HEAD /health HTTP/1.0\r\n\r\n")
     assert (status, body, headers["Content-Length"]) == (200, b"", "63")
+    status, headers, body = served.ask(b"HEAD /else HTTP/1.0\r\n\r\n")
+    assert (status, body) == (404, b"") and headers["Content-Length"] != "0"
+
+
+def test_the_names_of_the_machine(served: Served) -> None:
+    served.server.close()
+    served.server = HealthServer("127.0.0.1", 0, lambda: served.reply, ["worker-1", "0.0.0.0"])
+    served.server.start()
+    for host, expected in [("Worker-1.local:5000", 200), ("worker-1", 200), ("worker-2", 421)]:
+        request = f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n"
+        assert served.ask(request.encode())[0] == expected, host
 
 
 def test_a_failing_answer_shows_no_details(
@@ -115,14 +137,14 @@ def test_a_failing_answer_shows_no_details(
 
     served.server = HealthServer("127.0.0.1", 0, fail)
     served.server.start()
-    status, _, body = served.ask(b"GET /health HTTP/1.1\r\n\r\n")
+    status, _, body = served.ask(GET)
     assert (status, body) == (500, b'{"status":"error"}')
     assert "ValueError: inner detail" in caplog.text
 
 
 def test_a_request_may_come_in_pieces(served: Served) -> None:
     with served.connect() as sock:
-        for byte in b"GET /health HTTP/1.1\r\n\r\n":
+        for byte in GET:
             sock.sendall(bytes([byte]))
         assert read(sock)[0] == 200
 
@@ -134,7 +156,7 @@ def test_slow_loris_is_cut_off_and_holds_nobody_up(
     slow = [served.connect() for _ in range(3)]
     for sock in slow:
         sock.sendall(b"GET /health HTTP/1.1\r\nX: ")
-    assert served.ask(b"GET /health HTTP/1.1\r\n\r\n")[0] == 200
+    assert served.ask(GET)[0] == 200
     began = time.monotonic()
     try:
         while time.monotonic() - began < 5:  # bytes that keep coming do not buy time
@@ -149,13 +171,58 @@ def test_slow_loris_is_cut_off_and_holds_nobody_up(
         sock.close()
 
 
-def test_a_full_house_drops_the_oldest(served: Served) -> None:
-    idle: List[socket.socket] = [served.connect() for _ in range(MAX_CONNECTIONS)]
-    assert served.ask(b"GET /health HTTP/1.1\r\n\r\n")[0] == 200
-    assert idle[0].recv(1) == b""
-    idle[-1].sendall(b"GET /health HTTP/1.1\r\n\r\n")
+def from_address(served: Served, address: str) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", served.server.port), 10, (address, 0))
+
+
+def is_cut(sock: socket.socket) -> bool:
+    """Whether the server hangs up, long before the time of the connection is over."""
+    sock.settimeout(health.TIME_LIMIT_S / 2)
+    try:
+        return sock.recv(1) == b""
+    except ConnectionError:
+        return True
+    except socket.timeout:
+        return False
+
+
+def test_one_address_takes_room_from_itself_only(served: Served) -> None:
+    honest = from_address(served, "127.0.0.2")
+    idle = [from_address(served, "127.0.0.3") for _ in range(MAX_OF_ONE_ADDRESS + 1)]
+    assert is_cut(idle[0])
+    honest.sendall(GET)
+    assert read(honest)[0] == 200
+    idle[-1].sendall(GET)
     assert read(idle[-1])[0] == 200
-    for sock in idle:
+    for sock in [honest, *idle]:
+        sock.close()
+
+
+def test_a_full_house_drops_the_oldest_of_the_busiest(served: Served) -> None:
+    busy = [from_address(served, "127.0.1.1") for _ in range(MAX_OF_ONE_ADDRESS)]
+    others = [
+        from_address(served, f"127.0.2.{n}") for n in range(1, MAX_CONNECTIONS - len(busy) + 1)
+    ]
+    with from_address(served, "127.0.3.1") as newcomer:
+        newcomer.sendall(GET)
+        assert read(newcomer)[0] == 200
+    assert is_cut(busy[0])
+    others[0].sendall(GET)
+    assert read(others[0])[0] == 200
+    for sock in [*busy, *others]:
+        sock.close()
+
+
+def test_who_has_an_answer_makes_room_first(served: Served) -> None:
+    waiting = from_address(served, "127.0.0.2")
+    answered = from_address(served, "127.0.0.2")
+    answered.sendall(GET)
+    assert read(answered)[0] == 200  # and does not hang up
+    more = [from_address(served, "127.0.0.2") for _ in range(MAX_OF_ONE_ADDRESS - 1)]
+    assert served.ask(GET)[0] == 200  # all of them have been looked at
+    waiting.sendall(GET)
+    assert read(waiting)[0] == 200
+    for sock in [waiting, answered, *more]:
         sock.close()
 
 
@@ -164,7 +231,7 @@ def test_many_at_once(served: Served) -> None:
 
     def ask() -> None:
         for _ in range(20):
-            statuses.append(served.ask(b"GET /health HTTP/1.1\r\n\r\n")[0])
+            statuses.append(served.ask(GET)[0])
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
@@ -190,7 +257,7 @@ def test_close_frees_the_port_and_every_descriptor() -> None:
     before = len(os.listdir("/proc/self/fd"))
     served = Served()
     idle = served.connect()
-    served.ask(b"GET /health HTTP/1.1\r\n\r\n")
+    served.ask(GET)
     served.server.close()
     served.server.close()
     assert idle.recv(1) == b""

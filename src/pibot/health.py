@@ -9,48 +9,52 @@ import selectors
 import socket
 import threading
 import time
-from typing import Any, Callable, Dict, Optional, Tuple
+from collections import Counter
+from typing import Any, Callable, Collection, Dict, Optional, Tuple, Union
 
+from pibot import httpguard
 from pibot.errors import ConfigError
+from pibot.httpguard import Guard, Refusal, Request
 
 Answer = Callable[[], Tuple[int, Dict[str, Any]]]
 
-MAX_CONNECTIONS = 16
-MAX_REQUEST_BYTES = 4096
+PATH = "/health"
+MAX_CONNECTIONS = 64
+MAX_OF_ONE_ADDRESS = 16
 TIME_LIMIT_S = 5.0  # for a whole connection, from accept to the last byte
-_REASONS = {
-    200: "OK",
-    400: "Bad Request",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    431: "Request Header Fields Too Large",
-    500: "Internal Server Error",
-    503: "Service Unavailable",
-}
+_READ_BYTES = 4096
+_BACKLOG = 128  # more than are served at once: a flood must not fill it before we have looked
 _log = logging.getLogger(__name__)
 
 
 class _Connection:
     """One client: first its request comes in, then the answer goes out, then it may hang up."""
 
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
+    def __init__(self, sock: socket.socket, address: str, deadline: float) -> None:
         self.sock = sock
+        self.address = address
         self.deadline = deadline
         self.request = b""
         self.reply = b""
         self.answered = False
 
+    @property
+    def is_done(self) -> bool:
+        """Whether it has its answer and only has to hang up."""
+        return self.answered and not self.reply
+
 
 class HealthServer:
     """Serves `answer()`, a status and a JSON object, on http://host:port/health.
 
-    `answer` runs on the server's thread and must return at once.
+    `answer` runs on the server's thread and must return at once. `names` are what the machine is
+    called: it may be asked by them, by its addresses and as localhost.
     """
 
-    def __init__(self, host: str, port: int, answer: Answer) -> None:
+    def __init__(self, host: str, port: int, answer: Answer, names: Collection[str] = ()) -> None:
         self.host = host
         self.port = port  # after start() the real one, where 0 was asked for
-        self._answer = answer
+        self._page = _Page(answer, Guard(httpguard.own_names(*names), public=frozenset([PATH])))
         self._waker: Optional[socket.socket] = None
         self._thread: Optional[threading.Thread] = None
 
@@ -59,7 +63,7 @@ class HealthServer:
         listener = _listen(self.host, self.port)
         self.port = listener.getsockname()[1]
         self._waker, wakes = socket.socketpair()
-        loop = _Loop(listener, wakes, self._answer)
+        loop = _Loop(listener, wakes, self._page)
         self._thread = threading.Thread(target=loop.run, name="health", daemon=True)
         self._thread.start()
 
@@ -70,13 +74,39 @@ class HealthServer:
             self._thread = None
 
 
+class _Page:
+    """What is answered to a request; there is one path."""
+
+    def __init__(self, answer: Answer, guard: Guard) -> None:
+        self._answer = answer
+        self._guard = guard
+
+    def reply(self, found: Union[Request, Refusal]) -> bytes:
+        if isinstance(found, Refusal):
+            return self._guard.answer(found)
+        head = found.method == "HEAD"
+        why = self._guard.check(found)
+        if why is None and found.path != PATH:
+            why = Refusal(404, f"only {PATH} can be asked here")
+        return self._guard.answer(why, head) if why else self._state(head)
+
+    def _state(self, head: bool) -> bytes:
+        try:
+            status, body = self._answer()
+        except Exception as error:  # a probe must see a failure, not a dead port
+            _log.error("The health answer failed: %s: %s", type(error).__name__, error)
+            status, body = 500, {"status": "error"}
+        data = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+        return httpguard.response(status, data, head=head)
+
+
 class _Loop:
     """The server's thread: its sockets, and what each connection has come to."""
 
-    def __init__(self, listener: socket.socket, wakes: socket.socket, answer: Answer) -> None:
+    def __init__(self, listener: socket.socket, wakes: socket.socket, page: _Page) -> None:
         self._listener = listener
         self._wakes = wakes
-        self._answer = answer
+        self._page = page
         self._connections: Dict[int, _Connection] = {}  # by descriptor, oldest first
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
@@ -112,17 +142,30 @@ class _Loop:
         self._wakes.close()
 
     def _accept(self) -> None:
-        if len(self._connections) >= MAX_CONNECTIONS:  # whoever stalled longest makes room
-            self._drop(next(iter(self._connections.values())))
         try:
-            sock, _ = self._listener.accept()
+            sock, (address, *_) = self._listener.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
                 time.sleep(0.1)  # the listener stays readable: do not spin
             return
         sock.setblocking(False)
-        self._connections[sock.fileno()] = _Connection(sock, time.monotonic() + TIME_LIMIT_S)
+        self._make_room(address)
+        connection = _Connection(sock, address, time.monotonic() + TIME_LIMIT_S)
+        self._connections[sock.fileno()] = connection
         self._selector.register(sock, selectors.EVENT_READ)
+
+    def _make_room(self, address: str) -> None:
+        """Drop a connection of the newcomer's own address, or of the one that has the most.
+
+        One that has its answer goes first, then whichever has stalled longest.
+        """
+        held = Counter(connection.address for connection in self._connections.values())
+        if held[address] < MAX_OF_ONE_ADDRESS:
+            if len(self._connections) < MAX_CONNECTIONS:
+                return
+            address = held.most_common(1)[0][0]
+        its = [one for one in self._connections.values() if one.address == address]
+        self._drop(next((one for one in its if one.is_done), its[0]))
 
     def _drop(self, connection: _Connection) -> None:
         self._connections.pop(connection.sock.fileno(), None)
@@ -136,7 +179,7 @@ class _Loop:
             elif connection.reply:
                 self._write(connection)
             # The answer is out: read on, so that closing does not reset the connection.
-            elif not connection.sock.recv(MAX_REQUEST_BYTES):
+            elif not connection.sock.recv(_READ_BYTES):
                 self._drop(connection)
         except (BlockingIOError, InterruptedError):
             pass
@@ -144,19 +187,16 @@ class _Loop:
             self._drop(connection)
 
     def _read(self, connection: _Connection) -> None:
-        data = connection.sock.recv(MAX_REQUEST_BYTES)
+        data = connection.sock.recv(_READ_BYTES)
         connection.request += data
-        if b"\r\n\r\n" in connection.request or b"\n\n" in connection.request:
-            connection.reply = self._respond(connection.request)
-        elif len(connection.request) > MAX_REQUEST_BYTES:
-            connection.reply = _response(431, {"error": "request too large"})
+        found = httpguard.read(connection.request)
+        if found is not None:
+            connection.request = b""
+            connection.reply = self._page.reply(found)
+            connection.answered = True
+            self._write(connection)
         elif not data:
             self._drop(connection)
-            return
-        else:
-            return
-        connection.answered = True
-        self._write(connection)
 
     def _write(self, connection: _Connection) -> None:
         sent = connection.sock.send(connection.reply)
@@ -165,37 +205,6 @@ class _Loop:
         self._selector.modify(connection.sock, events)
         if not connection.reply:
             connection.sock.shutdown(socket.SHUT_WR)
-
-    def _respond(self, request: bytes) -> bytes:
-        words = request.split(b"\n", 1)[0].rstrip(b"\r").split(b" ")
-        if len(words) != 3 or words[2] not in (b"HTTP/1.0", b"HTTP/1.1"):
-            return _response(400, {"error": "bad request"})
-        method, path = words[0], words[1].split(b"?", 1)[0]
-        head = method == b"HEAD"
-        if path != b"/health":
-            return _response(404, {"error": "not found"}, head)
-        if method not in (b"GET", b"HEAD"):
-            return _response(405, {"error": "method not allowed"})
-        try:
-            status, body = self._answer()
-        except Exception as error:  # a probe must see a failure, not a dead port
-            _log.error("The health answer failed: %s: %s", type(error).__name__, error)
-            status, body = 500, {"status": "error"}
-        return _response(status, body, head)
-
-
-def _response(status: int, body: Dict[str, Any], head: bool = False) -> bytes:
-    data = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
-    lines = [
-        f"HTTP/1.1 {status} {_REASONS.get(status, 'Status')}",
-        "Content-Type: application/json",
-        f"Content-Length: {len(data)}",
-        "Cache-Control: no-store",
-        "Connection: close",
-    ]
-    if status == 405:
-        lines.append("Allow: GET, HEAD")
-    return "\r\n".join([*lines, "", ""]).encode() + (b"" if head else data)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -211,7 +220,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-        sock.listen(MAX_CONNECTIONS)
+        sock.listen(_BACKLOG)
         sock.setblocking(False)
     except OSError as error:
         sock.close()

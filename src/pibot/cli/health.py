@@ -76,7 +76,10 @@ def _ask_machine(name: str, address: str) -> Row:
     where = f"{address}:{PORT}"
     connection = http.client.HTTPConnection(address, PORT, timeout=HTTP_S)
     try:
-        connection.request("GET", "/health")
+        connection.connect()
+        peer = connection.sock.getpeername()[0].partition("%")[0]  # a name of it may be only ours
+        host = f"[{peer}]" if ":" in peer else peer
+        connection.request("GET", "/health", headers={"Host": f"{host}:{PORT}"})
         document = json.loads(connection.getresponse().read(ANSWER_BYTES))
         name = str(document.get("worker_id", name))
         said = ": ".join(str(document[key]) for key in ("status", "reason") if key in document)
