@@ -48,6 +48,8 @@ def test_defaults() -> None:
         "mqtt_username": None,
         "mqtt_password": None,
         "mqtt_ca_file": None,
+        "ca": None,
+        "update_key": None,
         "key": None,
         "state_dir": Path("/home/u/.local/state/pibot"),
         "keep_days": 30,
@@ -350,6 +352,17 @@ def test_credentials_of_another_kind_are_none_of_ours(tmp_path: Path) -> None:
     assert load(environ, program=tmp_path / "pibot.pyz").fleet == "beside"
     write_env(tmp_path / "credentials" / "pibot.env", "PIBOT_FLEET=service\n", 0o440)
     assert load(environ, role="client").fleet == "home"
+
+
+@pytest.mark.parametrize(
+    ("user", "name"),
+    [("laptop", "laptop"), ("laptop.ab12", "laptop"), ("Me", None), (".ab12", None), ("", None)],
+)
+def test_a_client_is_called_what_stands_before_the_dot_of_its_user(
+    user: str, name: Optional[str]
+) -> None:
+    found = load({"MQTT_USERNAME": user}, role="client")
+    assert (found.client, found.mqtt_username) == (name, user or None)
 
 
 def write_client_env(config_home: Path, text: str, mode: int = 0o600) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Dict, Mapping, NamedTuple, Optional, Tuple
 
 from pibot.errors import ConfigError
+from pibot.topics import name_of_user
 from pibot.values import NAME, NAME_RULE, Value, Values, read_env_file
 
 VOLC_BASE_URL = "https://ark.cn-beijing.volces.com/api/coding/v3"
@@ -46,7 +47,9 @@ KEYS = (
     Key("MQTT_USERNAME", "the broker's credentials"),
     Key("MQTT_PASSWORD", "the broker's credentials"),
     Key("MQTT_CA_FILE", "certificate file of the broker's authority; turns TLS on"),
+    Key("PIBOT_CA", "the certificate of the fleet's authority, in one line; turns TLS on"),
     Key("PIBOT_KEY", "this machine's signing key"),
+    Key("PIBOT_UPDATE_KEY", "a worker's key for new programs; `setup` keeps it where only root is"),
     Key("PIBOT_FLEET", "the fleet's name; default home"),
     Key("PIBOT_STATE_DIR", "where the store lies; default ~/.local/state/pibot"),
     Key("PIBOT_KEEP_DAYS", "days of running for which the master keeps what ended; default 30"),
@@ -69,6 +72,7 @@ KEYS = (
 )
 _KNOWN = frozenset(key.name for key in KEYS)
 _MACHINE = re.compile(r"WORKER_([0-9]{1,4})_IP")
+_UPDATE_KEY = re.compile(r"[0-9a-f]{64}")
 _PRIVATE_NAMES = (".local", ".lan", ".home", ".internal", ".home.arpa")
 
 
@@ -95,7 +99,9 @@ class Settings:
     mqtt_username: Optional[str]
     mqtt_password: Optional[str] = field(repr=False)
     mqtt_ca_file: Optional[Path]
+    ca: Optional[bytes] = field(repr=False)  # the authority's certificate itself, as DER
     key: Optional[str] = field(repr=False)
+    update_key: Optional[str] = field(repr=False)  # for `setup` alone: a service never has it
     state_dir: Path  # of the services; nobody else keeps anything
     keep_days: int
     keep_goals: int
@@ -118,7 +124,7 @@ class Settings:
 
     @property
     def tls(self) -> bool:
-        return self.mqtt_ca_file is not None
+        return self.ca is not None or self.mqtt_ca_file is not None
 
     @property
     def is_loopback_broker(self) -> bool:
@@ -148,21 +154,22 @@ def settings_of(role: str, values: Values, environ: Mapping[str, str]) -> Settin
     """The settings that these values are; raise ConfigError as `load` does."""
     _refuse_unknown(values)
     user = values.text("MQTT_USERNAME")
-    ca_file = values.existing("MQTT_CA_FILE")
-    if ca_file and not values.text("MQTT_HOST"):
-        raise values.error("MQTT_CA_FILE", "turns TLS on, which needs MQTT_HOST as well")
+    client = name_of_user(user or "")
+    ca_file, ca = _authority(values)
     return Settings(
         role=role,
         fleet=values.name("PIBOT_FLEET") or "home",
         worker_id=_worker_id(values),
-        client=user if user and NAME.fullmatch(user) else None,
+        client=client if NAME.fullmatch(client) else None,
         model=_model(values, role),
         mqtt_host=values.host("MQTT_HOST"),
-        mqtt_port=values.port("MQTT_PORT", 8883 if ca_file else 1883),
+        mqtt_port=values.port("MQTT_PORT", 8883 if ca_file or ca else 1883),
         mqtt_username=user,
         mqtt_password=values.text("MQTT_PASSWORD"),
         mqtt_ca_file=ca_file,
+        ca=ca,
         key=values.text("PIBOT_KEY"),
+        update_key=_update_key(values),
         state_dir=_state_dir(values, environ) if role in SERVICES else Path(),
         keep_days=values.number("PIBOT_KEEP_DAYS", 1, MAX_KEEP_DAYS, 30),
         keep_goals=values.number("PIBOT_KEEP_GOALS", 1, MAX_KEEP_GOALS, 10_000),
@@ -259,6 +266,24 @@ def _refuse_unknown(values: Values) -> None:
             near = difflib.get_close_matches(key, _KNOWN, n=1, cutoff=0.8)
             hint = f"; perhaps {near[0]} is meant" if near else ", no setting of PiBot; remove it"
             raise values.error(key, f"is unknown{hint}")
+
+
+def _authority(values: Values) -> Tuple[Optional[Path], Optional[bytes]]:
+    """Whom to trust about the broker: a file of the user's own, or the fleet's certificate."""
+    ca_file, ca = values.existing("MQTT_CA_FILE"), values.certificate("PIBOT_CA")
+    if ca_file and ca:
+        raise values.error("PIBOT_CA", "and MQTT_CA_FILE both say whom to trust; remove one")
+    for key in ("MQTT_CA_FILE", "PIBOT_CA"):
+        if values.text(key) and not values.text("MQTT_HOST"):
+            raise values.error(key, "turns TLS on, which needs MQTT_HOST as well")
+    return ca_file, ca
+
+
+def _update_key(values: Values) -> Optional[str]:
+    key = values.text("PIBOT_UPDATE_KEY")
+    if key is not None and not _UPDATE_KEY.fullmatch(key):
+        raise values.error("PIBOT_UPDATE_KEY", "must be 64 hex digits; copy it anew")
+    return key
 
 
 def _worker_id(values: Values) -> str:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional, Protocol, Sequence, Tuple
 
+from pibot import tls
 from pibot.outbox import Out, Outbox
 
 KEEPALIVE_S = 15
@@ -69,6 +70,11 @@ class Link:
     username: Optional[str] = None
     password: Optional[str] = None
     ca_file: Optional[str] = None
+    ca: Optional[bytes] = None  # the certificate of the fleet's own authority, as DER
+
+    @property
+    def tls(self) -> bool:
+        return bool(self.ca_file or self.ca)
 
     def where(self) -> str:
         return f"{self.host}:{self.port}"
@@ -88,6 +94,7 @@ class PahoTransport:
         self._link, self._filters, self._will = link, list(filters), will
         self._name = name
         self._client: Any = None
+        self._context: Optional[ssl.SSLContext] = None
         self._outbox = Outbox()
         self._refused = ""
         self._state = "down"  # down, connecting, open (a socket), up (subscribed), closed
@@ -134,12 +141,14 @@ class PahoTransport:
         """In a thread of its own: name resolution, TCP and TLS may take their time."""
         link = self._link
         try:
-            if link.ca_file:
-                client.tls_set(link.ca_file, tls_version=ssl.PROTOCOL_TLS_CLIENT)
+            if link.tls:
+                self._context = self._context or tls.client_context(link.ca, link.ca_file)
+                client.tls_set_context(self._context)
             client.connect(link.host, link.port, keepalive=KEEPALIVE_S)
         except (OSError, ValueError) as error:
             if self._state == "connecting":
-                self._later(_silent(link, error))
+                untrusted = isinstance(error, ssl.SSLCertVerificationError)
+                self._later(_silent(link, error), REFUSED_S if untrusted else 0.0)
         else:
             if self._state == "closed":  # meanwhile
                 _let_go(client)
@@ -188,7 +197,7 @@ class PahoTransport:
         if self._state in ("open", "up"):  # paho tells it twice after a keepalive time-out
             lost = f"the connection to the broker {self._link.where()} was lost"
             if self._state == "open":
-                lost = f"{self._link.where()} takes connections but does not answer as a broker"
+                lost = _mute(self._link)
             refused, self._refused = self._refused, ""
             self._later(refused or lost, REFUSED_S if refused else 0.0)
 
@@ -324,11 +333,21 @@ def _no_delay(_client: Any, _user: Any, sock: Any) -> None:
 
 
 def _silent(link: Link, error: Exception) -> str:
+    """Why there is no connection."""
+    where = link.where()
     if isinstance(error, ssl.SSLError):
-        return f"the broker {link.where()} cannot be trusted: {error}; check MQTT_CA_FILE"
+        return tls.why_not(error, where, link.ca_file)
     if isinstance(error, FileNotFoundError):
         return f"MQTT_CA_FILE {link.ca_file} is not there"
-    return f"no broker answers at {link.where()}: is it running, are MQTT_HOST and MQTT_PORT right?"
+    if link.tls and isinstance(error, ConnectionResetError):
+        return f"the broker {where} hangs up on TLS: is MQTT_PORT the port with TLS?"
+    return f"no broker answers at {where}: is it running, are MQTT_HOST and MQTT_PORT right?"
+
+
+def _mute(link: Link) -> str:
+    """Why somebody who listens there says nothing that a broker says."""
+    said = f"{link.where()} takes connections but does not answer as a broker"
+    return said if link.tls else f"{said}: if it wants TLS, PIBOT_CA or MQTT_CA_FILE is missing"
 
 
 def _may_not_read(link: Link) -> str:

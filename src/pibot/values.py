@@ -6,6 +6,7 @@ the key and the place, never the value: a mistyped secret must not end up on a s
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import socket
@@ -190,6 +191,20 @@ class Values:
             kind = "directory" if directory else "file"
             raise self.error(key, f"names {path}, which is no {kind}")
         return path
+
+    def certificate(self, key: str) -> Optional[bytes]:
+        """A certificate that stands in the value itself: base64 of its DER, on one line."""
+        text = self.text(key)
+        if text is None:
+            return None
+        import ssl
+
+        try:
+            found = base64.b64decode(text, validate=True)
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=found)
+        except (ValueError, ssl.SSLError):
+            raise self.error(key, "is no certificate, or not a whole one; copy it anew") from None
+        return found
 
     def items(self, key: str) -> Tuple[str, ...]:
         """The comma-separated parts, without doubles, in their order."""

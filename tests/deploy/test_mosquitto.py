@@ -43,7 +43,9 @@ def test_what_stands_in_the_way_is_named(files: Dict[str, str], words: str) -> N
     assert words in mosquitto.obstacle(files)
 
 
-@pytest.mark.parametrize("tls", [False, True])
-def test_pibots_own_file_is_told_from_one_made_by_hand(tls: bool) -> None:
-    assert mosquitto.is_ours(mosquitto_conf(tls))
+@pytest.mark.parametrize("is_open", [False, True])
+def test_pibots_own_file_is_told_from_one_made_by_hand(is_open: bool) -> None:
+    text = mosquitto_conf(is_open)
+    assert mosquitto.is_ours(text) and mosquitto.is_open(text) == is_open
+    assert text.count("\nlistener ") == 2 and ("listener 1883 127.0.0.1\n" in text) != is_open
     assert not mosquitto.is_ours("listener 1883\npassword_file /etc/mosquitto/pibot.passwd\n")

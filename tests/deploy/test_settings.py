@@ -29,7 +29,8 @@ from pibot.deploy.facts import Given
 from pibot.deploy.plan import Plan
 from pibot.deploy.steps import Mend
 from pibot.errors import ConfigError, UsageError
-from pibot.identities import Identities, acl_text, env_text
+from pibot.identities import Identities, env_text
+from pibot.rights import acl_text
 
 
 def test_the_masters_model_comes_from_the_file_beside_the_program() -> None:

@@ -12,9 +12,11 @@ from typing import Dict, List, Mapping, NamedTuple, Sequence
 from pibot.config import KEYS
 from pibot.values import Value, assignment
 
-CONNECTION = ("MQTT_HOST", "MQTT_PORT", "MQTT_USERNAME", "MQTT_PASSWORD", "MQTT_CA_FILE")
+CONNECTION = (
+    *("MQTT_HOST", "MQTT_PORT", "MQTT_USERNAME", "MQTT_PASSWORD", "MQTT_CA_FILE", "PIBOT_CA"),
+)
 # Who a machine is and how it is let in. They belong together, so they come from one file.
-IDENTITY = ("WORKER_ID", "PIBOT_FLEET", "PIBOT_KEY", *CONNECTION)
+IDENTITY = ("WORKER_ID", "PIBOT_FLEET", "PIBOT_KEY", "PIBOT_UPDATE_KEY", *CONNECTION)
 # A service keeps its records and its log where its unit allows it.
 PLACES = ("PIBOT_STATE_DIR", "PIBOT_LOG_DIR")
 _MACHINE = re.compile(r"WORKER_[0-9]{1,4}_IP")

@@ -18,6 +18,11 @@ def is_ours(text: str) -> bool:
     return f"password_file {layout.BROKER_FOLDER}/passwd" in text.split("\n")
 
 
+def is_open(text: str) -> bool:
+    """Whether such a pibot.conf lets the network in without TLS, as earlier versions made it."""
+    return is_ours(text) and "listener 1883" in text.split("\n")
+
+
 def included(text: str) -> List[str]:
     """The directories that a mosquitto.conf includes."""
     words = [line.split(None, 1) for line in text.split("\n")]

@@ -16,7 +16,7 @@ from pibot.deploy.envfile import CONNECTION, IDENTITY, Merged, Source, is_for_a_
 from pibot.deploy.facts import Facts, Given, Wishes
 from pibot.deploy.tree import NONE
 from pibot.errors import ConfigError, UsageError
-from pibot.identities import Identities, fits
+from pibot.identities import Identities
 from pibot.values import Value, Values, parse_env
 
 LOOPBACK = "127.0.0.1"
@@ -35,7 +35,8 @@ class Settled(NamedTuple):
     fleet: str
     broker: bool = False  # the Mosquitto of this machine is the fleet's
     credentials: bool = False  # the master has to have a password and a key
-    ca: Optional[bytes] = None  # the certificate of the broker's authority
+    ca: Optional[bytes] = None  # the certificate of the broker's authority, where it is a file
+    update_key: str = ""  # a worker's, which the service never sees
 
 
 class Checked(NamedTuple):
@@ -74,6 +75,7 @@ def _master(facts: Facts, wishes: Wishes) -> Settled:
         if key in there.values:
             merged.values[key] = there.values[key]
     notes, values, ca = _checked(facts, "master", merged)
+    values.pop("PIBOT_UPDATE_KEY", None)  # a worker's
     values["PIBOT_FLEET"] = fleet
     if broker:
         values = {**values, "MQTT_HOST": LOOPBACK, "MQTT_USERNAME": "master"}
@@ -117,6 +119,7 @@ def _worker(facts: Facts, wishes: Wishes) -> Settled:
         raise ConfigError(_no_file(facts, values.get("WORKER_ID") or "worker-1"))
     if _is_of_the_master_here(facts, values):
         values["MQTT_HOST"] = LOOPBACK
+        values.pop("PIBOT_CA", None)  # within the machine it goes without
         if there.text("MQTT_HOST") != LOOPBACK:
             notes.append(f"The master is on this machine: the worker finds it at {LOOPBACK}.")
     was = facts.old.found.worker_id if facts.old else None
@@ -124,7 +127,8 @@ def _worker(facts: Facts, wishes: Wishes) -> Settled:
         notes.append(f"The older service was called {was}; this worker has another name.")
     if wishes.fleet or "PIBOT_FLEET" in values:
         values["PIBOT_FLEET"] = fleet
-    return Settled(values, used, [*about, *notes], fleet, ca=ca)
+    update_key = values.pop("PIBOT_UPDATE_KEY", "")
+    return Settled(values, used, [*about, *notes], fleet, ca=ca, update_key=update_key)
 
 
 def _brought(facts: Facts, mine: str, notes: List[str]) -> Optional[Given]:
@@ -165,8 +169,8 @@ def _is_of_the_master_here(facts: Facts, values: Dict[str, str]) -> bool:
     if not is_loopback(host) or "MQTT_CA_FILE" in values or there.kind == NONE:
         return False
     known = Identities.parse(Path(layout.IDENTITIES), there.text)
-    found = known.get(values.get("MQTT_USERNAME", ""))
-    return found is not None and fits(found.password_line, values.get("MQTT_PASSWORD", ""))
+    user, password = values.get("MQTT_USERNAME", ""), values.get("MQTT_PASSWORD", "")
+    return known.admitted(user, password) is not None
 
 
 def _no_file(facts: Facts, name: str) -> str:
