@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Union
 
 
 def write_all(fd: int, data: bytes) -> None:
@@ -14,15 +15,15 @@ def write_all(fd: int, data: bytes) -> None:
         rest = rest[os.write(fd, rest) :]
 
 
-def create_private(path: Path, text: str) -> None:
+def create_private(path: Path, text: Union[str, bytes]) -> None:
     """Make a file that was not there, mode 0600 from its first byte; raise OSError.
 
     FileExistsError if something has that name. A file that could not be written is removed.
     """
     opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
-        with open(opened, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(opened, "wb") as file:
+            file.write(text.encode("utf-8") if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
@@ -31,7 +32,7 @@ def create_private(path: Path, text: str) -> None:
         raise
 
 
-def write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: Union[str, bytes]) -> None:
     """Put a file in place of what is there, or leave that as it was; raise OSError.
 
     It survives a power cut: the data is on the disk before the name, and the name before this
@@ -48,6 +49,18 @@ def write_private(path: Path, text: str) -> None:
             beside.unlink()
         raise
     sync_folder(path.parent)
+
+
+def name_twice(source: Path, target: Path) -> None:
+    """Make `target` a second name of the file `source`, at once; raise OSError."""
+    if target.exists() and os.path.samefile(source, target):
+        return  # to rename one over the other would do nothing
+    beside = target.with_name(f".{target.name}.new")
+    with suppress(FileNotFoundError):
+        beside.unlink()
+    os.link(source, beside)
+    os.replace(beside, target)
+    sync_folder(target.parent)
 
 
 def sync_folder(folder: Path) -> None:

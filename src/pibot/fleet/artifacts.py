@@ -8,7 +8,6 @@ No name from the wire becomes a name here; which path a file had is in the task'
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from contextlib import contextmanager, suppress
@@ -16,13 +15,11 @@ from pathlib import Path
 from typing import Collection, Dict, Iterable, Iterator, Optional
 
 from pibot.errors import StoreError
-from pibot.files import write_all
+from pibot.files import sync_folder
+from pibot.growing import Growing
 
 LIMIT_BYTES = 1 << 30  # of all files; beyond it the oldest tasks' go
 SPARE_BYTES = 64 << 20  # that stay free on the disk: the journal needs them more
-SYNC_BYTES = 1 << 20  # at most so much waits for the disk at once
-_READ_BYTES = 1 << 20
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Artifacts:
@@ -33,7 +30,7 @@ class Artifacts:
     ) -> None:
         self._folder, self._limit, self._spare = folder, limit_bytes, spare_bytes
         self._known: Optional[Dict[str, int]] = None
-        self._parts: Dict[str, _Part] = {}
+        self._parts: Dict[str, Growing] = {}
 
     # --- filling: the Shelf of fetching.py --------------------------------------------------------
 
@@ -46,7 +43,7 @@ class Artifacts:
             self._make_room(task, need)
             if not (self._folder / task).is_dir():
                 (self._folder / task).mkdir(mode=0o700, parents=True)
-                _sync(self._folder)
+                sync_folder(self._folder)
             self._sizes[task] = there
 
     def has(self, task: str, sha256: str) -> bool:
@@ -60,7 +57,7 @@ class Artifacts:
             return part.size
         self.leave(task)
         with _explained():
-            part = self._parts[task] = _Part(path)
+            part = self._parts[task] = Growing(path, sha256)
             if part.size > size:
                 self._sizes[task] -= part.size
                 part.empty()
@@ -153,50 +150,10 @@ class Artifacts:
                 total -= size
         if not self._folder.is_dir():
             self._folder.mkdir(mode=0o700, parents=True)
-            _sync(self._folder.parent)
+            sync_folder(self._folder.parent)
         disk = os.statvfs(self._folder)
         if total > self._limit or disk.f_bavail * disk.f_frsize < need + self._spare:
             raise StoreError("the master has no room for it on its disk")
-
-
-class _Part:
-    """A file that grows, with the SHA-256 of what is there."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._fd = os.open(f"{path}.part", _FLAGS, 0o600)
-        self._digest = hashlib.sha256()
-        self._unsynced = 0
-        self.size = 0
-        while data := os.read(self._fd, _READ_BYTES):
-            self._digest.update(data)
-            self.size += len(data)
-
-    def append(self, data: bytes) -> None:
-        write_all(self._fd, data)
-        self._digest.update(data)
-        self.size += len(data)
-        self._unsynced += len(data)
-        if self._unsynced >= SYNC_BYTES:  # one large sync at the end would stall the master's loop
-            os.fdatasync(self._fd)
-            self._unsynced = 0
-
-    def empty(self) -> None:
-        os.lseek(self._fd, 0, os.SEEK_SET)
-        os.ftruncate(self._fd, 0)
-        self._digest, self.size, self._unsynced = hashlib.sha256(), 0, 0
-
-    def keep(self) -> bool:
-        """Give it its name if its bytes are right."""
-        if self._digest.hexdigest() != self.path.name:
-            return False
-        os.fsync(self._fd)
-        os.replace(f"{self.path}.part", self.path)
-        _sync(self.path.parent)
-        return True
-
-    def close(self) -> None:
-        os.close(self._fd)
 
 
 @contextmanager
@@ -209,15 +166,6 @@ def _explained() -> Iterator[None]:
 
 def _words(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
-
-
-def _sync(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _size(folder: Path) -> int:
