@@ -96,7 +96,7 @@ def test_what_talks_otherwise_is_no_broker(said: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=lambda: server.accept()[0].sendall(said), daemon=True).start()
         why = broker.enter(Link("127.0.0.1", server.getsockname()[1]), 2.0)
-    assert why.endswith("takes connections but does not answer as a broker")
+    assert "takes connections but does not answer as a broker" in why
 
 
 def test_a_name_that_nobody_knows() -> None:

@@ -106,8 +106,12 @@ def enter(there: Link, limit_s: float = ENTER_S) -> str:
 
 
 def _mend(here: Surroundings, found: Settings, subject: Subject, why: str) -> str:
+    if "clock" in why:
+        return "sudo timedatectl set-ntp true"
+    if "PIBOT_CA does not vouch" in why and subject.role == "worker":
+        return _bring(here, "rotate", found.worker_id)
     if "user name" not in why:
-        return "check MQTT_HOST, MQTT_PORT and MQTT_CA_FILE: " + subject.edit()
+        return "check MQTT_HOST, MQTT_PORT, PIBOT_CA and MQTT_CA_FILE: " + subject.edit()
     if subject.role == "master":
         return here.setup("master")
     if subject.role == "worker":

@@ -45,7 +45,7 @@ def mosquitto(here: Surroundings) -> Iterator[Finding]:
     lines = read(here)
     if not lines:
         return
-    listeners = _listeners(lines)
+    listeners = listening(lines)
     faults = [*_doubles(lines, listeners), *_anonymous(lines, listeners)]
     yield from faults
     if not faults:
@@ -81,7 +81,8 @@ def _included(here: Surroundings, folder: str) -> List[str]:
     return [f"{folder.rstrip('/')}/{name}" for name in names if name.endswith(".conf")]
 
 
-def _listeners(lines: List[Line]) -> List[Listener]:
+def listening(lines: List[Line]) -> List[Listener]:
+    """All that are opened, whoever may use them."""
     found = []
     for line in lines:
         port, _, host = line.value.partition(" ")

@@ -11,7 +11,18 @@ from typing import Callable, Iterator, List, NamedTuple, Union
 
 from pibot.agent.text import short
 from pibot.deploy.layout import STATE
-from pibot.doctor import broker, fleet, machine, model, mosquitto, ports, sandbox, services, stores
+from pibot.doctor import (
+    broker,
+    certificates,
+    fleet,
+    machine,
+    model,
+    mosquitto,
+    ports,
+    sandbox,
+    services,
+    stores,
+)
 from pibot.doctor import settings as roles
 from pibot.doctor.findings import FAIL, OK, Finding, Findings, fail
 from pibot.doctor.settings import Subject
@@ -55,6 +66,8 @@ def checks_of(here: Surroundings) -> List[Check]:
     if here.roles or here.is_pi:
         looks.append(Check("memory cgroup", partial(sandbox.memory_cgroup, here)))
     looks.append(Check("units", partial(services.services, here)))
+    if here.roles:
+        looks.append(Check("certificates", partial(certificates.certificates, here)))
     if "master" in here.roles or any(_trusts_loopback(s) for s in found):
         looks.append(Check("mosquitto", partial(mosquitto.mosquitto, here)))
     spokesman = next((s for s in found[::-1] if s.settings), None)
@@ -68,11 +81,10 @@ def _trusts_loopback(subject: Subject) -> bool:
 
 
 def _of_role(here: Surroundings, subject: Subject, asks_master: bool) -> List[Check]:
-    """A role's own checks; its name stands before theirs, except on a machine without any."""
-    role = f"{subject.role} " if here.roles else ""
+    """A role's own checks."""
 
     def check(name: str, look: Callable[[Surroundings, Subject], Findings]) -> Check:
-        return Check(role + name, partial(_named, role, partial(look, here, subject)))
+        return of_role(here, subject, name, partial(look, here, subject))
 
     reach = check("broker", broker.broker)
     if asks_master:
@@ -87,6 +99,12 @@ def _of_role(here: Surroundings, subject: Subject, asks_master: bool) -> List[Ch
     if subject.is_service or not here.roles:
         found.append(check("health", ports.health))
     return found
+
+
+def of_role(here: Surroundings, subject: Subject, name: str, look: Callable[[], Findings]) -> Check:
+    """A role's name stands before its checks, except on a machine without any."""
+    role = f"{subject.role} " if here.roles else ""
+    return Check(role + name, partial(_named, role, look))
 
 
 def _named(role: str, look: Callable[[], Findings]) -> Findings:

@@ -20,6 +20,7 @@ from pibot.deploy.layout import COMMAND, PROGRAM, ROLES, service, settings_file,
 T = TypeVar("T")
 COMMAND_S = 4.0
 TEXT_BYTES = 1_000_000
+WHOLE_BYTES = 16_000_000  # of what must not be cut: a fleet may have thousands of names
 _ENV = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
@@ -39,6 +40,7 @@ class Surroundings:
     environ: Mapping[str, str]
     env_file: Optional[Path] = None
     online: bool = False
+    security: bool = False  # the checks of --security are run
     root: Path = Path("/")
     uid: int = field(default_factory=os.geteuid)
     now: Callable[[], float] = time.time
@@ -65,7 +67,7 @@ class Surroundings:
 
     @property
     def doctor_as_root(self) -> str:
-        return f"sudo {self.pibot} doctor"
+        return f"sudo {self.pibot} doctor" + (" --security" if self.security else "")
 
     def setup(self, role: str) -> str:
         return f"sudo {self.pibot} setup --role {role}"
@@ -95,6 +97,14 @@ class Surroundings:
                 return file.read(TEXT_BYTES)
         except OSError:
             return ""
+
+    def read(self, path: str) -> Optional[str]:
+        """A file's text, None if it is not there; raise PermissionError if it is not for us."""
+        try:
+            with self.at(path).open(encoding="utf-8", errors="replace") as file:
+                return file.read(WHOLE_BYTES)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def ask(
         self, *command: str, user: Optional[str] = None, limit_s: float = COMMAND_S
