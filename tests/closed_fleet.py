@@ -15,11 +15,12 @@ import shutil
 import signal
 import threading
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
-from fleet_processes import FleetProcesses, Process
+from fleet_processes import ROOT, FleetProcesses, Process
 from pibot.deploy.broker_files import check_acl, check_passwd
-from pibot.identities import Identities, Secret, write_broker_files
+from pibot.identities import Identities, Secret
+from pibot.mosquitto import write_broker_files
 from pibot.values import read_env_file
 
 LOOK_S = 0.02
@@ -28,8 +29,10 @@ LOOK_S = 0.02
 class ClosedFleet(FleetProcesses):
     """Commands run as the client `laptop`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lines: Sequence[str] = ()) -> None:
+        """`lines` are more of Mosquitto's configuration."""
         super().__init__(folder, broker="closed")
+        self.lines = lines
         self.state = folder / "master" / "state"
         self.identities = self.state / "master" / "identities.json"
         self.placed = folder / "placed"
@@ -48,13 +51,17 @@ class ClosedFleet(FleetProcesses):
     def _set_up(self) -> None:
         made = Identities()
         self.master, laptop = made.add("m", "master"), made.add("c", "laptop")
-        self.env.update(MQTT_USERNAME="laptop", MQTT_PASSWORD=laptop.password)
+        self.env.update(MQTT_USERNAME="laptop", MQTT_PASSWORD=laptop.password, PIBOT_KEY=laptop.key)
         made.save(self.identities)
         write_broker_files(made, "home", self.state / "broker")
         self.placed.mkdir()
         self._place()
-        lines = (f"password_file {self.placed / 'passwd'}", f"acl_file {self.placed / 'acl'}")
-        self.start_broker(*lines, "allow_anonymous false")
+        self.open_broker()
+
+    def open_broker(self) -> None:
+        """Start the broker, which lets in whom the files in `placed` name."""
+        files = (f"password_file {self.placed / 'passwd'}", f"acl_file {self.placed / 'acl'}")
+        self.start_broker(*files, "allow_anonymous false", *_limits(), *self.lines)
         self._placing.start()
 
     def close(self) -> None:
@@ -105,3 +112,10 @@ class ClosedFleet(FleetProcesses):
         """The workers as `workers list` has them."""
         rows = self.run("workers", "list").document["workers"]
         return {row["worker_id"]: row["state"] for row in rows}
+
+
+def _limits() -> List[str]:
+    """What the broker's configuration that setup installs says about sizes."""
+    lines = (ROOT / "systemd" / "mosquitto-pibot.conf").read_text("utf-8").splitlines()
+    general = lines[: next(i for i, line in enumerate(lines) if line.startswith("listener"))]
+    return [line for line in general if line.startswith(("max_", "memory_limit"))]

@@ -1,26 +1,21 @@
-"""Names, passwords and keys: the file, what Mosquitto makes of it, and what a damaged one says."""
+"""Names, passwords and keys: the set, its file, and what a damaged one says."""
 
 from __future__ import annotations
 
 import json
-import os
-import queue
-import signal
 import stat
-import threading
 from pathlib import Path
-from typing import Iterator, List, Tuple
+from typing import Tuple
 
-import paho.mqtt.client as mqtt
 import pytest
 
-from fleet_processes import WAIT_S, FleetProcesses, Process, wait_for
 from pibot import config, identities
 from pibot.deploy import broker_files
 from pibot.errors import StoreError, UsageError
-from pibot.identities import Identities, Secret, env_text, write_broker_files
+from pibot.identities import Identities, Secret, env_text
+from pibot.mosquitto import passwd_text
+from pibot.rights import acl_text
 
-ROOT = "pibot/1/home/"
 SECRET = Secret("worker-1", "pass", "ab" * 32)
 
 
@@ -86,7 +81,69 @@ def test_a_removed_name_is_free_again() -> None:
             change("worker-9")
 
 
-@pytest.mark.parametrize("kind", ["w", "c"])
+def test_a_name_that_is_rotated_has_two_sets_until_the_new_one_is_used() -> None:
+    made, secrets = some()
+    old, new = secrets["worker-1"], identities.new_secret("w", "worker-1", "ab12")
+    made.follow(identities.identity(new))
+    assert made.keys_of("worker-1") == [old.key, new.key]
+    assert (old.user, new.user) == ("worker-1", "worker-1.ab12")
+    assert made.admitted(old.user, old.password) == made.get("worker-1")
+    assert made.admitted(new.user, new.password) == made.next_of("worker-1")
+    for user, password in ((old.user, new.password), (new.user, old.password), ("worker-1.", "")):
+        assert made.admitted(user, password) is None
+    assert [one.user for one in made.users()][1:3] == ["worker-1", "worker-1.ab12"]
+    made.promote("worker-1")
+    assert made.keys_of("worker-1") == [new.key] and made.next_of("worker-1") is None
+    assert made.admitted(old.user, old.password) is None
+    with pytest.raises(UsageError, match="do not differ"):
+        made.follow(identities.identity(new))
+    again = identities.new_secret("w", "worker-1", "cd34")
+    made.follow(identities.identity(again))
+    made.replace(identities.identity(identities.new_secret("w", "worker-1", "ef56")))
+    assert made.next_of("worker-1") is None
+    made.follow(identities.identity(again))
+    made.remove("worker-1")
+    assert made.keys_of("worker-1") == [] and made.admitted(again.user, again.password) is None
+
+
+def test_what_follows_is_saved_with_the_name(tmp_path: Path) -> None:
+    made, _ = some()
+    made.follow(identities.identity(identities.new_secret("w", "worker-1", "ab12")))
+    made.save(tmp_path / "identities.json")
+    found = Identities.load(tmp_path / "identities.json")
+    assert found.users() == made.users() and found.next_of("worker-1") == made.next_of("worker-1")
+
+
+def test_a_file_of_before_has_no_suffix_and_no_update_key(tmp_path: Path) -> None:
+    made, _ = some()
+    document = json.loads(made.text())
+    for row in document["identities"]:
+        del row["suffix"], row["update_key"]
+    found = Identities.parse(tmp_path, json.dumps(document)).get("worker-1")
+    assert found is not None and (found.user, found.update_key) == ("worker-1", "")
+
+
+def test_only_a_worker_has_an_update_key() -> None:
+    made, secrets = some()
+    tablet = made.add("v", "tablet")
+    assert len(secrets["worker-1"].update_key) == 64
+    assert {one.update_key for one in (secrets["laptop"], secrets["master"], tablet)} == {""}
+    assert [one.user for one in made.special()] == ["tablet"]
+
+
+def test_a_secret_never_shows_in_a_repr() -> None:
+    made, secrets = some()
+    shown = repr([*secrets.values(), *made.users()])
+    for hidden in (
+        "$7$",
+        *(s.password for s in secrets.values()),
+        *(s.key for s in secrets.values()),
+    ):
+        assert hidden not in shown
+    assert "w:worker-1" in shown
+
+
+@pytest.mark.parametrize("kind", ["w", "c", "v"])
 @pytest.mark.parametrize("name", ["worker-1", "laptop"])
 def test_a_name_is_given_once_whatever_the_kind(kind: str, name: str) -> None:
     made, _ = some()
@@ -111,7 +168,13 @@ def test_there_are_never_more_names_than_root_takes() -> None:
         for number in range(identities.MAX_NAMES):
             names.enrol(kept._replace(name=f"{'w' * 27}{number:05d}"))
     assert len(names) == identities.MAX_NAMES
-    assert len(identities.passwd_text(names)) <= broker_files.MAX_BYTES
+    for one in names.users():
+        names.replace(one._replace(suffix="ab12"))
+        names.follow(one._replace(suffix="cd34"))
+    assert len(passwd_text(names)) <= broker_files.MAX_BYTES
+    acl = acl_text("f" * 32, names.special())
+    assert len(acl) <= broker_files.MAX_BYTES
+    broker_files.check_acl(acl)
     assert len(names.text()) <= identities.MAX_BYTES
 
 
@@ -161,6 +224,12 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path: Path, text: str) -> 
         {"password_line": "x"},
         {"key": None},
         {"name": "worker-2"},
+        {"suffix": "x"},
+        {"suffix": "ab12:x"},
+        {"update_key": "x"},
+        {"next": None},
+        {"next": {}},
+        {"next": []},
     ],
 )
 def test_a_row_that_does_not_fit_is_damage(tmp_path: Path, change: "dict[str, object]") -> None:
@@ -173,6 +242,20 @@ def test_a_row_that_does_not_fit_is_damage(tmp_path: Path, change: "dict[str, ob
     path.write_text(json.dumps(document))
     with pytest.raises(StoreError, match="damaged"):
         Identities.load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"name": "worker-2"}, {"kind": "c"}, {"suffix": ""}, {"key": 5}, {"password_line": ""}],
+)
+def test_what_follows_must_fit_its_name(tmp_path: Path, change: "dict[str, object]") -> None:
+    made, _ = some()
+    made.follow(identities.identity(identities.new_secret("w", "worker-1", "ab12")))
+    document = json.loads(made.text())
+    row = next(r for r in document["identities"] if r["name"] == "worker-1")
+    row["next"].update(change)
+    with pytest.raises(StoreError, match="damaged"):
+        Identities.parse(tmp_path / "identities.json", json.dumps(document))
 
 
 def test_bytes_that_are_no_text_are_damage(tmp_path: Path) -> None:
@@ -235,197 +318,3 @@ def test_only_another_port_than_usual_is_written() -> None:
 
 def test_a_client_has_no_worker_id() -> None:
     assert "WORKER_ID" not in env_text(SECRET._replace(kind="c"), "home", "pi", 1883, None)
-
-
-# --- the broker's files ---------------------------------------------------------------------------
-
-
-def stamps(folder: Path) -> "dict[str, tuple[int, int]]":
-    return {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in folder.iterdir()}
-
-
-def test_a_file_that_is_right_is_not_touched(tmp_path: Path) -> None:
-    made, _ = some()
-    folder = tmp_path / "broker"
-    write_broker_files(made, "home", folder)
-    before = stamps(folder)
-    assert set(before) == {"passwd", "acl", "changed"}
-    write_broker_files(made, "home", folder)
-    assert stamps(folder) == before
-    made.remove("worker-1")
-    write_broker_files(made, "home", folder)
-    after = stamps(folder)
-    assert after["acl"] == before["acl"] and after["passwd"] != before["passwd"]
-
-
-def test_the_mark_comes_back_only_with_a_change(tmp_path: Path) -> None:
-    made, _ = some()
-    for wanted in (True, False):
-        write_broker_files(made, "home", tmp_path)
-        assert (tmp_path / "changed").exists() is wanted
-        (tmp_path / "changed").unlink(missing_ok=True)
-    made.remove("worker-1")
-    write_broker_files(made, "home", tmp_path)
-    assert stat.S_IMODE((tmp_path / "changed").stat().st_mode) == 0o600
-
-
-def test_a_crash_before_the_mark_is_made_good(tmp_path: Path) -> None:
-    """The files are right, but nobody was told: the next call tells."""
-    made, _ = some()
-    write_broker_files(made, "home", tmp_path)
-    (tmp_path / "changed").rename(tmp_path / "changed.new")
-    write_broker_files(made, "home", tmp_path)
-    assert set(stamps(tmp_path)) == {"passwd", "acl", "changed"}
-
-
-def test_broker_files_are_private_even_after_someone_opened_them(tmp_path: Path) -> None:
-    made, _ = some()
-    write_broker_files(made, "home", tmp_path)
-    (tmp_path / "passwd").chmod(0o644)
-    write_broker_files(made, "home", tmp_path)
-    assert {stat.S_IMODE(p.stat().st_mode) for p in tmp_path.iterdir()} == {0o600}
-
-
-# --- a real Mosquitto with them -------------------------------------------------------------------
-
-
-class Party:
-    """One connection to the broker; what it hears comes in order."""
-
-    def __init__(self, port: int, name: str, password: str) -> None:
-        self.heard: "queue.Queue[Tuple[str, bytes]]" = queue.Queue()
-        self.gone = threading.Event()
-        self.answer: "queue.Queue[bool]" = queue.Queue()
-        self._granted = threading.Event()
-        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, reconnect_on_failure=False)
-        self._client.username_pw_set(name, password)
-        self._client.on_connect = lambda c, u, f, reason, p: self.answer.put(not reason.is_failure)
-        self._client.on_disconnect = lambda *_: self.gone.set()
-        self._client.on_subscribe = lambda *_: self._granted.set()
-        self._client.on_message = lambda c, u, m: self.heard.put((m.topic, m.payload))
-        self._client.connect("127.0.0.1", port)
-        self._client.loop_start()
-        self.is_in = self.answer.get(timeout=WAIT_S)
-
-    def subscribe(self, topic: str) -> None:
-        self._granted.clear()
-        self._client.subscribe(topic, 1)
-        assert self._granted.wait(WAIT_S)
-
-    def publish(self, *topics: str) -> None:
-        """Publish on each topic; the broker acknowledges also what it drops."""
-        for topic in topics:
-            self._client.publish(topic, topic.encode(), 1).wait_for_publish(WAIT_S)
-
-    def hear(self) -> str:
-        return self.heard.get(timeout=WAIT_S)[0]
-
-    def close(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
-
-
-class Closed:
-    """A Mosquitto that lets in whom the files name."""
-
-    def __init__(self, fleet: FleetProcesses) -> None:
-        self.folder = fleet.folder / "files"
-        self.made, self.secrets = some()
-        self.write()
-        lines = (f"password_file {self.folder / 'passwd'}", f"acl_file {self.folder / 'acl'}")
-        self.broker: Process = fleet.start_broker(*lines, "allow_anonymous false")
-        self._port = fleet.port
-        self._parties: List[Party] = []
-
-    def write(self) -> None:
-        write_broker_files(self.made, "home", self.folder)
-
-    def reload(self) -> None:
-        os.kill(self.broker.popen.pid, signal.SIGHUP)
-
-    def join(self, name: str, password: str = "") -> Party:
-        party = Party(self._port, name, password or self.secrets[name].password)
-        self._parties.append(party)
-        return party
-
-    def close(self) -> None:
-        for party in self._parties:
-            party.close()
-
-
-@pytest.fixture
-def closed(tmp_path: Path) -> Iterator[Closed]:
-    with FleetProcesses(tmp_path, broker="none") as fleet:
-        made = Closed(fleet)
-        yield made
-        made.close()
-
-
-def test_mosquitto_lets_in_whom_the_files_name(closed: Closed) -> None:
-    assert all(closed.join(name).is_in for name in closed.secrets)
-    assert not closed.join("worker-1", "wrong").is_in
-    assert not closed.join("worker-1", closed.secrets["worker-2"].password).is_in
-    assert not closed.join("stranger", "x").is_in
-
-
-def test_everyone_speaks_on_topics_of_the_own_name_only(closed: Closed) -> None:
-    """A denied publish is acknowledged and dropped: what follows it on the connection arrives."""
-    master = closed.join("master")
-    master.subscribe(ROOT + "#")
-    tries = {
-        "worker-1": [f"w/worker-1/{what}" for what in ("evt", "hb", "prog", "will")],
-        "laptop": ["c/laptop/req"],
-    }
-    forbidden = [
-        *(f"w/worker-2/{what}" for what in ("evt", "hb", "prog", "will", "cmd")),
-        *("w/worker-1/cmd", "c/laptop/rep", "c/worker-2/req", "m/all", "view/fleet", "ask"),
-        *("view/worker/worker-1", "answer/g1", "w/worker-1/cmd/x", "x"),
-    ]
-    for name, allowed in tries.items():
-        party = closed.join(name)
-        party.publish(*(ROOT + t for t in forbidden))
-        party.publish("pibot/1/other/m/all", *(ROOT + t for t in allowed))
-        assert [master.hear() for _ in allowed] == [ROOT + t for t in allowed]
-    master.publish(ROOT + "m/all")
-    assert master.hear() == ROOT + "m/all"
-
-
-def test_everyone_reads_topics_of_the_own_name_only(closed: Closed) -> None:
-    master, worker, laptop = (closed.join(n) for n in ("master", "worker-1", "laptop"))
-    worker.subscribe("#")
-    laptop.subscribe(ROOT + "#")
-    master.publish(*(ROOT + t for t in ("w/worker-2/cmd", "c/laptop/rep", "w/worker-1/cmd")))
-    master.publish(*(ROOT + t for t in ("w/worker-2/evt", "ask", "answer/g1", "m/all")))
-    assert [worker.hear() for _ in range(2)] == [ROOT + "w/worker-1/cmd", ROOT + "m/all"]
-    assert [laptop.hear() for _ in range(2)] == [ROOT + "c/laptop/rep", ROOT + "m/all"]
-    master.publish(ROOT + "view/fleet")
-    assert worker.hear() == laptop.hear() == ROOT + "view/fleet"
-
-
-def test_a_name_with_wildcards_in_it_would_open_nothing(closed: Closed) -> None:
-    """Such names cannot be made; Mosquitto itself refuses to fill a pattern with them."""
-    for name in ("+", "#", "worker-1/cmd"):
-        with pytest.raises(UsageError):
-            closed.made.add("w", name)
-
-
-@pytest.mark.parametrize("change", ["remove", "rotate"])
-def test_a_name_that_ends_is_thrown_out_and_the_others_stay(closed: Closed, change: str) -> None:
-    master, one, two = (closed.join(n) for n in ("master", "worker-1", "worker-2"))
-    getattr(closed.made, change)("worker-1")
-    closed.write()
-    closed.reload()
-    assert one.gone.wait(2.0), "still in after 2 s"
-    assert not closed.join("worker-1").is_in
-    two.subscribe(ROOT + "w/worker-2/cmd")
-    master.publish(ROOT + "w/worker-2/cmd")
-    assert two.hear() == ROOT + "w/worker-2/cmd"
-    assert not (master.gone.is_set() or two.gone.is_set())
-
-
-def test_an_added_name_is_let_in_after_a_reload(closed: Closed) -> None:
-    closed.secrets["worker-3"] = closed.made.add("w", "worker-3")
-    assert not closed.join("worker-3").is_in
-    closed.write()
-    closed.reload()
-    wait_for(lambda: closed.join("worker-3").is_in, what="worker-3 is let in")

@@ -45,7 +45,7 @@ class Ends:
         self.now = 1.0
         self.guest = Guest(lambda: next(self._nonces), lambda: 0.5)
         writer = Writer("w:w1", "w1", Unsigned())
-        self.worker = GuestLine(writer, Unsigned(), EVT, self.guest, lambda: 0.5)
+        self.worker = GuestLine(writer, Unsigned(), EVT, [CMD], self.guest, lambda: 0.5)
         self.master = Line(Writer("m:master", "master", Unsigned()), lambda c: CMD, lambda: 0.5)
         self.heard: List[Received] = []  # by the worker
         self.got: List[Message] = []  # by the master, in chunks

@@ -12,6 +12,7 @@ from pibot.session import (
     MAX_CHANNELS,
     MAX_HELLO_BYTES,
     MAX_OF_ONE,
+    NAME_HELLO_BYTES,
     PATIENCE_MAX_S,
     PATIENCE_S,
     RETRY_S,
@@ -133,11 +134,11 @@ def test_large_hellos_do_not_fill_memory() -> None:
     host = Host(nonces())
     for i in range(200):
         last = host.open(f"x{i}", hello(i), MAX_HELLO_BYTES // 100)
-    assert len(host._opened) == 100 and host._bytes <= MAX_HELLO_BYTES
+    assert len(host._opened) == 100 and host._total <= MAX_HELLO_BYTES
     assert host.find("x199", header(last.ses)) is last
     for i in range(200):
         host.close(f"x{i}")
-    assert host._bytes == 0 and not host._opened and not host._used and not host._of
+    assert host._total == 0 and not host._opened and not host._used and not host._of
 
 
 def test_one_guest_cannot_push_the_others_out() -> None:
@@ -263,6 +264,11 @@ def test_a_deaf_connection_is_doubted_again_and_again_but_ever_more_slowly() -> 
     assert waits(doubt, 100.0, 7) == [30.0, 60.0, 120.0, 240.0, 480.0, 600.0, 600.0]
 
 
+def test_a_deaf_connection_is_doubted_after_30_to_45_s() -> None:
+    assert waits(Doubt(lambda: 0.0), 0.0, 1) == [30.0]
+    assert waits(Doubt(lambda: 1.0), 0.0, 1) == [45.0]
+
+
 def test_an_answer_ends_the_doubt() -> None:
     doubt = Doubt(lambda: 0.0)
     waits(doubt, 0.0, 4)
@@ -280,3 +286,15 @@ def test_without_a_connection_there_is_nothing_to_doubt() -> None:
     doubt.connected(0.0)
     doubt.lost()
     assert not doubt.due(1e9)
+
+
+def test_one_name_does_not_push_out_those_who_are_just_joining() -> None:
+    nonces = (f"{i:016x}" for i in itertools.count())
+    host = Host(lambda: next(nonces))
+    good = host.open("worker-1", Hello(next(nonces), "s"), 10_000)
+    for _ in range(200):  # a stolen worker-3 says hello with as many facts as fit into a packet
+        host.open("worker-3", Hello(next(nonces), "x"), 60_000)
+    assert host.find("worker-1", Header("inventory", "1", "worker-1", good.ses, 1)) is good
+    assert host._total <= NAME_HELLO_BYTES and set(host._bytes) == {"worker-3"}
+    host.close("worker-3")
+    assert host._total == 0 and not host._bytes

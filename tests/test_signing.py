@@ -1,14 +1,27 @@
-"""The envelope, byte for byte, and what is no envelope."""
+"""The envelope, byte for byte, what is no envelope, and who can have signed one."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+from typing import Dict, List, Optional
 
 import pytest
 
 from pibot.errors import BadMessage
-from pibot.signing import Envelope, Unsigned, seal, unseal
+from pibot.signing import (
+    Envelope,
+    Forged,
+    GuestKeys,
+    MasterKeys,
+    Unsigned,
+    envelope,
+    hide,
+    reveal,
+    seal,
+    unseal,
+)
+from pibot.topics import Topics
 
 TOPIC = "pibot/1/home/w/worker-1/evt"
 BODY = '{"v":1,"t":"bye","text":"dög"}'.encode()
@@ -85,3 +98,129 @@ def test_the_body_is_not_parsed_here() -> None:
     """What stands between the braces is checked with the key first, whatever it is."""
     sealed = seal(Unsigned(), "w:a", TOPIC, b'{not json, "body":{}}}}\0\xff}')
     assert unseal(Unsigned(), TOPIC, sealed).body == b'{not json, "body":{}}}}\0\xff}'
+
+
+# --- the keys of a fleet --------------------------------------------------------------------------
+
+TOPICS = Topics("home")
+EVT, CMD = TOPICS.worker("worker-1", "evt"), TOPICS.worker("worker-1", "cmd")
+REQ, REP = TOPICS.client("laptop", "req"), TOPICS.client("laptop", "rep")
+KNOWN = {"worker-1": ["11" * 32], "worker-2": ["22" * 32], "laptop": ["33" * 32]}
+
+
+def master(known: Optional[Dict[str, List[str]]] = None, own: str = "99" * 32) -> MasterKeys:
+    names = KNOWN if known is None else known
+    return MasterKeys(own, TOPICS.parse, lambda kind, name: names.get(name, []))
+
+
+def test_each_side_understands_the_other() -> None:
+    keys, worker, laptop = master(), GuestKeys("11" * 32), GuestKeys("33" * 32)
+    assert unseal(keys, EVT, seal(worker, "w:worker-1", EVT, BODY)).body == BODY
+    assert unseal(worker, CMD, seal(keys, "m:master", CMD, BODY)).body == BODY
+    assert unseal(keys, REQ, seal(laptop, "c:laptop", REQ, BODY)).body == BODY
+    assert unseal(laptop, REP, seal(keys, "m:master", REP, BODY)).body == BODY
+    announce = seal(keys, "m:master", TOPICS.announce, BODY)
+    assert unseal(keys, TOPICS.announce, announce).body == BODY
+
+
+def test_the_mac_is_what_the_protocol_says() -> None:
+    up = hmac.new(b"11" * 32, b"pibot/1 up", hashlib.sha256).digest()
+    sig = hmac.new(up, EVT.encode() + b"\0" + BODY, hashlib.sha256).hexdigest()
+    assert GuestKeys("11" * 32).sign("w:worker-1", EVT, BODY) == sig
+    down = hmac.new(b"11" * 32, b"pibot/1 down", hashlib.sha256).digest()
+    sig = hmac.new(down, CMD.encode() + b"\0" + BODY, hashlib.sha256).hexdigest()
+    assert master().sign("m:master", CMD, BODY) == sig
+
+
+def test_a_master_takes_nothing_that_another_key_has_signed() -> None:
+    keys = master()
+    worker, other = GuestKeys("11" * 32), GuestKeys("22" * 32)
+    for forged in (
+        seal(other, "w:worker-1", EVT, BODY),
+        seal(other, "w:worker-2", EVT, BODY),
+        seal(worker, "w:worker-1", TOPICS.worker("worker-2", "evt"), BODY),
+        seal(worker, "w:worker-1", TOPICS.worker("worker-1", "hb"), BODY),
+        seal(worker, "w:worker-9", EVT, BODY),
+        seal(worker, "m:master", EVT, BODY),
+        seal(Unsigned(), "w:worker-1", EVT, BODY),
+        seal(keys, "m:master", CMD, BODY),
+        envelope("0" * 64, "w:worker-1", BODY),
+    ):
+        with pytest.raises(Forged):
+            unseal(keys, EVT, forged)
+
+
+def test_a_guest_takes_only_what_the_master_says_to_it() -> None:
+    keys, worker = master(), GuestKeys("11" * 32)
+    for forged in (
+        seal(worker, "w:worker-1", CMD, BODY),  # its own words
+        seal(worker, "m:master", CMD, BODY),
+        seal(keys, "m:master", TOPICS.worker("worker-2", "cmd"), BODY),
+        seal(keys, "m:master", TOPICS.announce, BODY),
+        seal(keys, "w:worker-2", CMD, BODY),
+        seal(Unsigned(), "m:master", CMD, BODY),
+        seal(master({"worker-1": ["44" * 32]}), "m:master", CMD, BODY),
+    ):
+        with pytest.raises(Forged):
+            unseal(worker, CMD, forged)
+
+
+def test_while_a_key_is_changed_both_are_good_and_the_latest_is_answered() -> None:
+    known = {"worker-1": ["11" * 32, "55" * 32]}
+    keys, old, new = master(known), GuestKeys("11" * 32), GuestKeys("55" * 32)
+    unseal(old, CMD, seal(keys, "m:master", CMD, BODY))
+    unseal(keys, EVT, seal(new, "w:worker-1", EVT, BODY))
+    assert keys.last("w", "worker-1") == "55" * 32
+    unseal(new, CMD, seal(keys, "m:master", CMD, BODY))
+    unseal(keys, EVT, seal(old, "w:worker-1", EVT, BODY))
+    unseal(old, CMD, seal(keys, "m:master", CMD, BODY))
+    known["worker-1"] = ["55" * 32]
+    with pytest.raises(Forged):
+        unseal(keys, EVT, seal(old, "w:worker-1", EVT, BODY))
+    unseal(keys, EVT, seal(new, "w:worker-1", EVT, BODY))
+    unseal(new, CMD, seal(keys, "m:master", CMD, BODY))
+
+
+def test_a_name_that_nobody_knows_may_share_the_key_of_the_master() -> None:
+    keys, shared = master({}, own="one-key-for-all"), GuestKeys("one-key-for-all")
+    assert unseal(keys, EVT, seal(shared, "w:worker-1", EVT, BODY)).body == BODY
+    assert unseal(shared, CMD, seal(keys, "m:master", CMD, BODY)).body == BODY
+    with pytest.raises(Forged):  # a name with a key of its own does not
+        unseal(master(own="one-key-for-all"), EVT, seal(shared, "w:worker-1", EVT, BODY))
+
+
+def test_a_master_without_a_key_takes_both_and_answers_in_kind() -> None:
+    keys = MasterKeys(None, TOPICS.parse, lambda kind, name: KNOWN.get(name, []))
+    worker, stranger, unsigned = GuestKeys("11" * 32), GuestKeys("77" * 32), Unsigned()
+    for name in ("worker-1", "worker-9"):  # one with a key, one without
+        topic, back = TOPICS.worker(name, "evt"), TOPICS.worker(name, "cmd")
+        assert unseal(keys, topic, seal(unsigned, f"w:{name}", topic, BODY)).sig == ""
+        assert unseal(unsigned, back, seal(keys, "m:master", back, BODY)).body == BODY
+    assert unseal(keys, EVT, seal(worker, "w:worker-1", EVT, BODY)).body == BODY
+    assert unseal(worker, CMD, seal(keys, "m:master", CMD, BODY)).body == BODY
+    with pytest.raises(Forged):
+        unseal(keys, EVT, seal(stranger, "w:worker-1", EVT, BODY))
+
+
+def test_who_may_not_speak_any_more_can_still_be_told() -> None:
+    known = {"worker-1": ["11" * 32]}
+    keys, worker = master(known), GuestKeys("11" * 32)
+    unseal(keys, EVT, seal(worker, "w:worker-1", EVT, BODY))
+    del known["worker-1"]
+    with pytest.raises(Forged):
+        unseal(keys, EVT, seal(worker, "w:worker-1", EVT, BODY))
+    assert unseal(worker, CMD, seal(keys, "m:master", CMD, BODY)).body == BODY
+
+
+def test_a_hidden_secret_is_read_with_the_same_key_only() -> None:
+    nonce = bytes(range(16))
+    hidden = hide("33" * 32, "ab" * 32, nonce)
+    assert reveal("33" * 32, hidden) == "ab" * 32
+    assert reveal("44" * 32, hidden) != "ab" * 32
+    assert "ab" * 8 not in hidden and hide("33" * 32, "ab" * 32, bytes(16)) != hidden
+    for wrong in ("", "zz", hidden[2:], hidden + "00"):
+        with pytest.raises(ValueError):
+            reveal("33" * 32, wrong)
+    for secret in ("", "ab" * 31, "xy" * 32):
+        with pytest.raises(ValueError):
+            hide("33" * 32, secret, nonce)

@@ -23,6 +23,7 @@ from pibot.transfer import (
     KEEP_S,
     LINGER_S,
     PEER_BYTES,
+    PEER_OPEN,
     REMEMBERED,
     SLICE_BYTES,
     TOTAL_BYTES,
@@ -406,6 +407,23 @@ def test_one_process_does_not_fill_the_memory_alone() -> None:
             receiver.take(session(), replace(part, whole=f"{i}.{whole}"), i / 10)
             held = sum(one.size for one in receiver._open.values())
             assert held <= PEER_BYTES < TOTAL_BYTES
+
+
+def test_a_name_with_many_processes_has_the_room_of_one() -> None:
+    receiver, part = Receiver(lambda name: 3_000_000), chunks(1_000_000)[0]
+    for i in range(50):  # each time another process, which never goes on
+        receiver.take(session(start=f"s{i}"), replace(part, whole=str(i)), i * IDLE_S)
+        assert sum(one.size for one in receiver._open.values()) <= 3_000_000
+    assert receiver.take(session(peer="w2"), part, 250.0) is None and len(receiver._open) > 3
+
+
+def test_of_one_name_only_a_few_move_at_once() -> None:
+    receiver, part = Receiver(), chunks(40_001)[0]
+    for i in range(1_000):
+        receiver.take(session(), replace(part, whole=str(i)), 0.0)
+    assert len(receiver._open) == PEER_OPEN
+    receiver.take(session(peer="w2"), part, 0.0)
+    assert len(receiver._open) == PEER_OPEN + 1
 
 
 def test_a_flood_of_whole_bodies_is_not_remembered() -> None:

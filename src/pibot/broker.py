@@ -1,7 +1,8 @@
 """Where the broker is, and, on the master, a private one when there is none.
 
 MQTT_HOST if set; else whatever already answers as MQTT on this machine; else the embedded
-amqtt; else a private `mosquitto` child. A private broker listens on loopback only.
+amqtt; else a private `mosquitto` child. A private broker listens on loopback only. If the master
+has a password, it lets in whom the master knows, and nobody else.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Callable, Tuple
+from typing import Callable, Optional, Tuple
 
 from pibot import parts
 from pibot.config import Settings
 from pibot.errors import ConfigError, Unreachable
+from pibot.topics import RESERVED
 
 LOOPBACK = "127.0.0.1"
 _PROBE_S = 2.0
@@ -44,6 +47,7 @@ class BrokerHandle:
     port: int
     kind: str  # configured | found | amqtt | mosquitto
     close: Callable[[], None] = field(default=lambda: None, repr=False)
+    reload: Callable[[], None] = field(default=lambda: None, repr=False)  # other people may come in
 
     def describe(self) -> str:
         return _KINDS[self.kind].format(self)
@@ -66,7 +70,7 @@ def find_or_start(settings: Settings) -> BrokerHandle:
     if _answers(port):
         return BrokerHandle(host, port, "found")
     try:
-        return _start(port)
+        return _start(settings, port)
     except OSError as error:
         if _answers(port):  # another master was faster
             return BrokerHandle(host, port, "found")
@@ -75,13 +79,21 @@ def find_or_start(settings: Settings) -> BrokerHandle:
         ) from None
 
 
-def _start(port: int) -> BrokerHandle:
+def _start(settings: Settings, port: int) -> BrokerHandle:
+    guarded = settings.mqtt_password is not None
+    if guarded and settings.mqtt_username != RESERVED:
+        raise ConfigError(
+            f"With MQTT_PASSWORD and a broker of its own the master is the user {RESERVED}: set "
+            f"MQTT_USERNAME={RESERVED}."
+        )
     if _has_amqtt():
+        from pibot.admission import Admission
         from pibot.embedded import EmbeddedBroker
 
-        broker = EmbeddedBroker(port)
+        known = settings.state_dir / RESERVED / "identities.json"
+        broker = EmbeddedBroker(port, Admission(known, settings.fleet) if guarded else None)
         broker.start()
-        return BrokerHandle(LOOPBACK, port, "amqtt", broker.close)
+        return BrokerHandle(LOOPBACK, port, "amqtt", broker.close, broker.review)
     # /usr/sbin is not in an ordinary user's PATH, and that is where Debian has it.
     program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
     if program is None:
@@ -89,8 +101,9 @@ def _start(port: int) -> BrokerHandle:
             "There is no broker on this machine and none can be embedded here:"
             " install one with `sudo apt install mosquitto`, or set MQTT_HOST."
         )
-    child = _start_mosquitto(program, port)
-    return BrokerHandle(LOOPBACK, port, "mosquitto", lambda: _end(child))
+    child = _start_mosquitto(program, port, settings.state_dir / "broker" if guarded else None)
+    reload = partial(child.send_signal, signal.SIGHUP)
+    return BrokerHandle(LOOPBACK, port, "mosquitto", lambda: _end(child), reload)
 
 
 def _has_amqtt() -> bool:
@@ -134,11 +147,14 @@ def _read(sock: socket.socket, size: int) -> bytes:
     return data
 
 
-def _start_mosquitto(program: str, port: int) -> subprocess.Popen[bytes]:
-    """Start a mosquitto that ends with the calling thread; raise OSError if it cannot serve."""
+def _start_mosquitto(program: str, port: int, users: Optional[Path]) -> subprocess.Popen[bytes]:
+    """Start a mosquitto that ends with the calling thread; raise OSError if it cannot serve.
+
+    `users` is the folder of the master's passwd and acl; without one everybody is let in.
+    """
     with tempfile.TemporaryDirectory(prefix="pibot-") as folder:
         config = Path(folder, "mosquitto.conf")
-        config.write_text(_mosquitto_config(port), encoding="ascii")
+        config.write_text(_mosquitto_config(port, users), encoding="utf-8")
         with tempfile.TemporaryFile() as said:
             child = subprocess.Popen(
                 [program, "-c", str(config)],
@@ -159,10 +175,11 @@ def _start_mosquitto(program: str, port: int) -> subprocess.Popen[bytes]:
     return child
 
 
-def _mosquitto_config(port: int) -> str:
+def _mosquitto_config(port: int, users: Optional[Path]) -> str:
+    closed = ["allow_anonymous false", f"password_file {users}/passwd", f"acl_file {users}/acl"]
     lines = [
         f"listener {port} {LOOPBACK}",
-        "allow_anonymous true",
+        *(closed if users else ["allow_anonymous true"]),
         "persistence false",
         "set_tcp_nodelay true",
         "max_packet_size 300000",  # as the embedded one

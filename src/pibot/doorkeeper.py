@@ -5,6 +5,10 @@ these what it leaves open: a client that is silent beyond its keepalive stays; t
 id leave one of them deaf; a new client is shown retained messages that it has not asked for; no
 packet is too large; whoever publishes faster than the broker works, or does not read, fills its
 memory. Sessions are always clean here, and QoS 2 is granted as 1: PiBot needs neither.
+
+In a fleet with credentials the door is also where people are let in or not. What they may not
+publish is acknowledged and dropped, what they may not read is granted and never comes: as with
+Mosquitto.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 from amqtt.adapters import ReaderAdapter, WriterAdapter
 
+from pibot.admission import Admission, Admitted
 from pibot.bus import matches
 
 PACKET_BYTES = 300_000  # larger ones end their connection
@@ -33,6 +38,10 @@ RETAINED = 10_000
 RETAINED_BYTES = 16 * 1024 * 1024
 _CONNECT, _PUBLISH, _PUBACK, _SUBSCRIBE = 1, 3, 4, 8
 _CLEAN, _WILL, _WILL_QOS_1, _WILL_QOS_2, _WILL_RETAIN = 0x02, 0x04, 0x08, 0x10, 0x20
+_PASSWORD, _USER = 0x40, 0x80
+_QOS_1 = 0x02  # of a PUBLISH
+_REFUSED = b"\x20\x02\x00\x05"  # CONNACK: not authorized
+_ACKNOWLEDGED = b"\x40\x02"  # PUBACK, before its number
 
 
 class Malformed(Exception):
@@ -67,6 +76,15 @@ def text(packet: bytes, at: int) -> Tuple[bytes, int]:
     return packet[at + 2 : end], end
 
 
+def made(first: int, body: bytes) -> bytes:
+    """A whole packet: its first byte, its length, its body."""
+    size, length = len(body), bytearray()
+    while size > 0x7F:
+        length.append(0x80 | size & 0x7F)
+        size >>= 7
+    return bytes([first, *length, size]) + body
+
+
 class Retained:
     """Which topics have a retained message: a flood of them would stay for ever."""
 
@@ -76,22 +94,24 @@ class Retained:
 
     def takes(self, topic: bytes, size: int) -> bool:
         """Note a message that is to be retained; False if there is no room for it."""
-        before = self._sizes.pop(topic, 0)
-        self._bytes -= before
-        if size == 0:
-            return True
-        if len(self._sizes) >= RETAINED or self._bytes + size > RETAINED_BYTES:
-            return False
-        self._sizes[topic] = size
-        self._bytes += size
+        before = self._sizes.get(topic, 0)
+        is_full = not before and len(self._sizes) >= RETAINED
+        if size and (is_full or self._bytes - before + size > RETAINED_BYTES):
+            return False  # and what was retained before stays, here as there
+        self._sizes.pop(topic, None)
+        self._bytes += size - before
+        if size:
+            self._sizes[topic] = size
         return True
 
 
 class Doorkeeper:
     """Every connection of one broker. `serve` is the callback of asyncio.start_server."""
 
-    def __init__(self, broker: Any, listener: str) -> None:
+    def __init__(self, broker: Any, listener: str, admission: Optional[Admission] = None) -> None:
+        """Without an `admission` everybody may come in and do all: everybody is on this machine."""
         self._broker, self._listener = broker, listener
+        self.admission = admission
         self.retained = Retained()
         self.by_id: Dict[bytes, Connection] = {}
         self._open: Set[Connection] = set()
@@ -114,6 +134,15 @@ class Doorkeeper:
     def close(self) -> None:
         for connection in list(self._open):
             connection.leave()
+
+    def review(self) -> None:
+        """Other people may come in now: read who, and send the others away."""
+        if self.admission is None:
+            return
+        self.admission.read()
+        for connection in list(self._open):
+            if connection.who is not None and not self.admission.still(connection.who):
+                connection.leave()
 
     async def watch(self) -> None:
         """Take the probes: a client of our own, that reads what has passed through the broker."""
@@ -144,6 +173,7 @@ class Connection(ReaderAdapter):  # type: ignore[misc, unused-ignore]
         self.door, self._stream = door, stream
         self.out = Out(self, writer)
         self.filters: List[str] = []
+        self.who: Optional[Admitted] = None  # None: not yet, or nobody is asked
         self._id: Optional[bytes] = None
         self._received = bytearray()
         self._ready = b""
@@ -174,10 +204,12 @@ class Connection(ReaderAdapter):  # type: ignore[misc, unused-ignore]
             self._probe = None
         if self._count >= WINDOW or self._bytes >= WINDOW_BYTES:
             self._count = self._bytes = 0
-            packet, self._probe = self.door.probe()
-            return packet
+            probe, self._probe = self.door.probe()
+            return probe
         try:
-            return self._let_in(await self._next())
+            while (packet := self._let_in(await self._next())) is None:
+                await asyncio.sleep(0)  # others' turn: this one was dropped
+            return packet
         except (Malformed, struct.error, ValueError, IndexError, OSError, asyncio.TimeoutError):
             self.out.abort()
             return b""
@@ -192,7 +224,8 @@ class Connection(ReaderAdapter):  # type: ignore[misc, unused-ignore]
         del self._received[:size]
         return packet
 
-    def _let_in(self, packet: bytes) -> bytes:
+    def _let_in(self, packet: bytes) -> Optional[bytes]:
+        """The packet as amqtt gets it; None if it does not."""
         kind = packet[0] >> 4 if packet else 0
         if self._id is None and packet and kind != _CONNECT:
             raise Malformed("something before CONNECT")
@@ -214,11 +247,14 @@ class Connection(ReaderAdapter):  # type: ignore[misc, unused-ignore]
         flags, flags_at = packet[at + 1], at + 1
         (keepalive,) = struct.unpack_from("!H", packet, at + 2)
         self._id, at = text(packet, at + 4)
+        will, message = None, b""
         if flags & _WILL:
-            topic, at = text(packet, at)
+            will, at = text(packet, at)
             message, at = text(packet, at)
-            if flags & _WILL_RETAIN and not self.door.retained.takes(topic, len(message)):
-                flags &= ~_WILL_RETAIN
+        self._introduce(packet, flags, at, will)
+        retains = will if flags & _WILL_RETAIN else None
+        if retains is not None and not self.door.retained.takes(retains, len(message)):
+            flags &= ~_WILL_RETAIN
         if flags & _WILL_QOS_2:
             flags = flags & ~_WILL_QOS_2 | _WILL_QOS_1
         self._patience_s = 1.5 * keepalive if keepalive else None
@@ -229,7 +265,24 @@ class Connection(ReaderAdapter):  # type: ignore[misc, unused-ignore]
             self.door.by_id[self._id] = self
         return packet[:flags_at] + bytes([flags | _CLEAN]) + packet[flags_at + 1 :]
 
-    def _published(self, packet: bytes) -> bytes:
+    def _introduce(self, packet: bytes, flags: int, at: int, will: Optional[bytes]) -> None:
+        """Learn who this is; raise Malformed for one who may not come in, or may not will this."""
+        if self.door.admission is None:
+            return
+        user, at = text(packet, at) if flags & _USER else (b"", at)
+        password, at = text(packet, at) if flags & _PASSWORD else (b"", at)
+        who = self.door.admission.admit(user.decode(), password.decode())
+        if who is None or (will is not None and not who.rights.may_publish(will.decode())):
+            self.out.write(_REFUSED)
+            raise Malformed("credentials that are not good for this")
+        self.who = who
+
+    def _published(self, packet: bytes) -> Optional[bytes]:
+        if self.who is not None:
+            topic, at = text(packet, after_header(packet))
+            if not self.who.rights.may_publish(topic.decode()):
+                self._drop(packet, at)
+                return None
         self._count += 1
         self._bytes += len(packet)
         if packet[0] & 1:
@@ -239,17 +292,26 @@ class Connection(ReaderAdapter):  # type: ignore[misc, unused-ignore]
                 return bytes([packet[0] & ~1]) + packet[1:]
         return packet
 
+    def _drop(self, packet: bytes, at: int) -> None:
+        """Acknowledge what is not published; its number stands at `at`."""
+        if packet[0] & 6 == _QOS_1:
+            self.out.write(_ACKNOWLEDGED + packet[at : at + 2])
+        elif packet[0] & 6:
+            raise Malformed("QoS 2 where nothing may be published")
+
     def _subscribing(self, packet: bytes) -> bytes:
-        """Note what it wants to see; QoS 2 is granted as 1."""
-        changed = bytearray(packet)
+        """Note what it wants to see; QoS 2 is granted as 1, what it may not see as nothing."""
         at = after_header(packet) + 2
+        body = bytearray(packet[at - 2 : at])
         while at < len(packet):
             wanted, at = text(packet, at)
+            if self.who is not None and not self.who.rights.may_subscribe(wanted.decode()):
+                wanted = self.door.mark.encode()  # on which nobody publishes
             self.filters.append(wanted.decode())
-            changed[at] = min(packet[at], 1)
+            body += struct.pack("!H", len(wanted)) + wanted + bytes([min(packet[at], 1)])
             at += 1
         self.filters = list(dict.fromkeys(self.filters))[-1000:]
-        return bytes(changed)
+        return made(packet[0], bytes(body))
 
 
 class Out(WriterAdapter):  # type: ignore[misc, unused-ignore]

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from contextlib import suppress
 from typing import Any, Dict, List, Optional
 
 from amqtt.broker import Broker
 from amqtt.plugins.base import BaseAuthPlugin
 
+from pibot.admission import Admission
 from pibot.doorkeeper import Doorkeeper
 
 _NEVER_S = 10 * 365 * 86_400  # added to a client's keepalive: the doorkeeper counts its silence
@@ -24,7 +26,7 @@ log = logging.getLogger(__name__)
 class Loopback(BaseAuthPlugin):  # type: ignore[misc, unused-ignore]
     """Lets everyone in, without the password hashing that amqtt's own plugins import.
 
-    The listener is bound to loopback, so everyone is a program on this machine.
+    Whoever comes here has passed the doorkeeper, and the listener is bound to loopback.
     """
 
     async def authenticate(self, *, session: Any) -> bool:
@@ -34,8 +36,9 @@ class Loopback(BaseAuthPlugin):  # type: ignore[misc, unused-ignore]
 class EmbeddedBroker:
     """amqtt serving 127.0.0.1:port between start() and close()."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, port: int, admission: Optional[Admission] = None) -> None:
+        self._port, self._admission = port, admission
+        self._door: Optional[Doorkeeper] = None
         self._loop: Optional[asyncio.AbstractEventLoop] = None
         self._stop: Optional[asyncio.Event] = None
         self._failures: List[BaseException] = []
@@ -44,11 +47,19 @@ class EmbeddedBroker:
 
     def start(self) -> None:
         """Return once it listens; raise OSError when the port cannot be had."""
+        if self._admission is not None:
+            self._admission.read()
         self._thread.start()
         self._ready.wait()
         if self._failures:
             self._thread.join()
             raise OSError(str(self._failures[0]))
+
+    def review(self) -> None:
+        """Other people may come in now; those who may not any more are sent away."""
+        if self._loop is not None and self._door is not None:
+            with suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._door.review)
 
     def close(self) -> None:
         if self._loop is not None and self._stop is not None and self._thread.is_alive():
@@ -75,7 +86,7 @@ class EmbeddedBroker:
         }
         broker = Broker(config)
         await broker.start()
-        door = Doorkeeper(broker, "default")
+        door = self._door = Doorkeeper(broker, "default", self._admission)
         watching = asyncio.create_task(door.watch())
         server = await asyncio.start_server(door.serve, "127.0.0.1", self._port)
         self._ready.set()

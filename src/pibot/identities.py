@@ -2,6 +2,9 @@
 
 The master owns `identities.json`. Mosquitto's `passwd` and `acl` are made of it. A password is
 shown once, in the file that its owner gets; here only what checks it is kept.
+
+A worker that is rotated has two sets of credentials, each with a broker user of its own, until it
+has come with the new ones.
 """
 
 from __future__ import annotations
@@ -14,18 +17,27 @@ import os
 import re
 import secrets
 import stat
+import string
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 from pibot.errors import StoreError, UsageError
 from pibot.files import write_private
-from pibot.topics import RESERVED, Topics, check_name
+from pibot.rights import Special
+from pibot.topics import (
+    CLIENT,
+    MASTER,
+    RESERVED,
+    VIEWER,
+    WORKER,
+    check_name,
+    name_of_user,
+)
 from pibot.values import assignment
 
-MASTER, WORKER, CLIENT = "m", "w", "c"
-KINDS = {MASTER: "the master", WORKER: "a worker", CLIENT: "a client"}
+KINDS = {MASTER: "the master", WORKER: "a worker", CLIENT: "a client", VIEWER: "a viewer"}
 MAX_BYTES = 8 * 1024 * 1024
 MAX_NAMES = 5_000  # with more, root would refuse the broker's file
 _VERSION = 1
@@ -33,15 +45,27 @@ _ITERATIONS = 101  # as mosquitto_passwd has it; the passwords are random and 25
 _SALT_BYTES = 12
 _LINE = re.compile(r"\$7\$101\$([A-Za-z0-9+/]{16})\$([A-Za-z0-9+/]{86}==)")
 _KEY = re.compile(r"[!-~]{1,200}")
+_UPDATE_KEY = re.compile(r"([0-9a-f]{64})?")
+_SUFFIX = re.compile(r"([a-z0-9]{4})?")
 
 
 class Secret(NamedTuple):
-    """What the owner of a name gets, once."""
+    """What the owner of a name gets, once. `update_key` is for its machine's root alone."""
 
     name: str
     password: str
     key: str
     kind: str = WORKER
+    suffix: str = ""
+    update_key: str = ""
+
+    @property
+    def user(self) -> str:
+        """The broker's user name."""
+        return _user(self.name, self.suffix)
+
+    def __repr__(self) -> str:
+        return f"Secret({self.kind}:{self.user})"
 
 
 class Identity(NamedTuple):
@@ -52,17 +76,38 @@ class Identity(NamedTuple):
     password_line: str
     key: str
     since: str = ""
+    suffix: str = ""  # of the broker's user; other credentials of one name have another
+    update_key: str = ""
+
+    @property
+    def user(self) -> str:
+        """The broker's user name."""
+        return _user(self.name, self.suffix)
+
+    def __repr__(self) -> str:
+        return f"Identity({self.kind}:{self.user})"
 
 
-def new_secret(kind: str, name: str) -> Secret:
-    """A random password and key for a name; raise UsageError if it cannot be one of that kind."""
+def new_secret(kind: str, name: str, suffix: str = "") -> Secret:
+    """Random credentials for a name; raise UsageError if it cannot be one of that kind."""
     check(kind, name)
-    return Secret(name, secrets.token_urlsafe(32), secrets.token_hex(32), kind)
+    update_key = secrets.token_hex(32) if kind == WORKER else ""
+    password, key = secrets.token_urlsafe(32), secrets.token_hex(32)
+    return Secret(name, password, key, kind, suffix, update_key)
+
+
+def new_suffix() -> str:
+    """What tells the next broker user of a name from those before it."""
+    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(4))
+
+
+def _user(name: str, suffix: str) -> str:
+    return f"{name}.{suffix}" if suffix else name
 
 
 def check(kind: str, name: str) -> None:
     """Raise UsageError if the name cannot be one of that kind."""
-    check_name(name, {WORKER: "worker", CLIENT: "client"}.get(kind, "master's"))
+    check_name(name, {WORKER: "worker", MASTER: "master's"}.get(kind, "client"))
     if (name == RESERVED) != (kind == MASTER):
         raise UsageError(f"{name!r} cannot be {KINDS[kind]}: {RESERVED!r} is the master's own name")
 
@@ -88,10 +133,12 @@ def _hash(password: str, salt: bytes) -> bytes:
 
 
 class Identities:
-    """A fleet's names, unique over master, workers and clients."""
+    """A fleet's names, unique over master, workers, clients and viewers."""
 
-    def __init__(self, found: Iterable[Identity] = ()) -> None:
+    def __init__(self, found: Iterable[Identity] = (), following: Iterable[Identity] = ()) -> None:
+        """`following` are the new credentials of names whose old ones still count."""
         self._by_name: Dict[str, Identity] = {identity.name: identity for identity in found}
+        self._next: Dict[str, Identity] = {identity.name: identity for identity in following}
 
     @classmethod
     def load(cls, path: Path) -> "Identities":
@@ -102,16 +149,19 @@ class Identities:
     @classmethod
     def parse(cls, path: Path, text: str) -> "Identities":
         """What the file's text says; raise StoreError, which names `path`, if it is damaged."""
-        return cls(_read(path, text))
+        return cls(*_read(path, text))
 
     def text(self) -> str:
         """What `save` writes."""
-        rows = [identity._asdict() for identity in self._sorted()]
+        rows: List[Dict[str, Any]] = [identity._asdict() for identity in self._sorted()]
+        for row in rows:
+            if row["name"] in self._next:
+                row["next"] = self._next[row["name"]]._asdict()
         return json.dumps({"version": _VERSION, "identities": rows}, indent=1) + "\n"
 
     def save(self, path: Path) -> None:
         """Put the file in place, private and whole; raise StoreError."""
-        with _writing(path):
+        with writing(path):
             write_private(path, self.text())
 
     def add(self, kind: str, name: str) -> Secret:
@@ -124,8 +174,20 @@ class Identities:
         """A new password and key for a name; the old ones end. UsageError if it is not there."""
         old = self._need(name)
         secret = new_secret(old.kind, name)
-        self._by_name[name] = identity(secret)._replace(since=old.since)
+        self.replace(identity(secret)._replace(since=old.since))
         return secret
+
+    def follow(self, new: Identity) -> None:
+        """Take new credentials for a name beside the old ones; raise UsageError if unfit."""
+        old = self._need(new.name)
+        _fit(new)
+        if new.kind != old.kind or new.suffix == old.suffix:
+            raise UsageError(f"the credentials of {new.name!r} do not differ: make them again")
+        self._next[new.name] = new
+
+    def promote(self, name: str) -> None:
+        """The new credentials of a name have come into use: the old ones end."""
+        self._by_name[name] = self._next.pop(name)
 
     def enrol(self, new: Identity) -> None:
         """Take a name whose secret was made elsewhere; raise UsageError if it is taken or unfit."""
@@ -141,17 +203,49 @@ class Identities:
         """Put other credentials in place of a name's; raise UsageError if they are unfit."""
         _fit(new)
         self._by_name[new.name] = new
+        self._next.pop(new.name, None)
 
     def remove(self, name: str) -> None:
         self._need(name)
         del self._by_name[name]
+        self._next.pop(name, None)
 
     def get(self, name: str) -> Optional[Identity]:
         return self._by_name.get(name)
 
+    def next_of(self, name: str) -> Optional[Identity]:
+        """The credentials that are to follow, if a name is being rotated."""
+        return self._next.get(name)
+
     def of_kind(self, kind: str) -> List[Identity]:
-        """The master (m), the workers (w) or the clients (c), by name."""
+        """The master (m), the workers (w), the clients (c) or the viewers (v), by name."""
         return [identity for identity in self._sorted() if identity.kind == kind]
+
+    def valid(self, name: str) -> List[Identity]:
+        """The credentials with which a name may come: one set, or two while it is rotated."""
+        return [found for found in (self.get(name), self.next_of(name)) if found]
+
+    def keys_of(self, name: str) -> List[str]:
+        """The keys with which a name may sign; none if it is not known."""
+        return [one.key for one in self.valid(name)]
+
+    def admitted(self, user: str, password: str) -> Optional[Identity]:
+        """Whom the broker lets in with these, if anybody."""
+        for one in self.valid(name_of_user(user)):
+            if one.user == user and fits(one.password_line, password):
+                return one
+        return None
+
+    def users(self) -> List[Identity]:
+        """All that the broker knows: the master first, then by kind and name."""
+        return [
+            one for kind in KINDS for named in self.of_kind(kind) for one in self.valid(named.name)
+        ]
+
+    def special(self) -> List[Special]:
+        """The broker's users for whom the patterns of the acl are not enough."""
+        found = (Special(one.user, one.kind) for one in self.users())
+        return [one for one in found if one.kind == VIEWER or "." in one.user]
 
     def __len__(self) -> int:
         return len(self._by_name)
@@ -169,12 +263,15 @@ class Identities:
 def identity(secret: Secret) -> Identity:
     """What is kept of a secret."""
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    return Identity(secret.name, secret.kind, password_line(secret.password), secret.key, now)
+    line = password_line(secret.password)
+    name, _, key, kind, suffix, update_key = secret
+    return Identity(name, kind, line, key, now, suffix, update_key)
 
 
 def _fit(new: Identity) -> None:
     check(new.kind, new.name)
-    if not (_LINE.fullmatch(new.password_line) and _KEY.fullmatch(new.key)):
+    fit = _LINE.fullmatch(new.password_line) and _KEY.fullmatch(new.key)
+    if not (fit and _SUFFIX.fullmatch(new.suffix) and _UPDATE_KEY.fullmatch(new.update_key)):
         raise UsageError(f"the credentials of {new.name!r} are malformed: make them again")
 
 
@@ -198,22 +295,32 @@ def _private_text(path: Path) -> Optional[str]:
     return text
 
 
-def _read(path: Path, text: str) -> List[Identity]:
+def _read(path: Path, text: str) -> Tuple[List[Identity], List[Identity]]:
     try:
         document = json.loads(text)
         if document["version"] != _VERSION:
             raise StoreError(f"{path} was written by another version of pibot: update pibot.pyz")
-        found = [_identity(row) for row in document["identities"]]
+        rows = document["identities"]
+        found = [_identity(row) for row in rows]
+        following = [_following(row) for row in rows if "next" in row]
     except (ValueError, TypeError, KeyError, RecursionError, UsageError) as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
     if len({one.name for one in found}) != len(found):
         raise _damaged(path, "a name stands twice in it")
-    return found
+    return found, following
+
+
+def _following(row: Dict[str, Any]) -> Identity:
+    new = _identity(row["next"])
+    if (new.name, new.kind) != (row["name"], row["kind"]) or new.suffix == row.get("suffix", ""):
+        raise ValueError("what follows a name does not fit it")
+    return new
 
 
 def _identity(row: Dict[str, Any]) -> Identity:
-    fields = {name: row[name] for name in Identity._fields if name != "since"}
-    fields["since"] = row.get("since", "")
+    defaults = Identity._field_defaults  # what older files do not have
+    fields: Dict[str, Any]
+    fields = {n: row.get(n, defaults[n]) if n in defaults else row[n] for n in Identity._fields}
     if not all(isinstance(value, str) for value in fields.values()) or fields["kind"] not in KINDS:
         raise ValueError("a field has a wrong value")
     found = Identity(**fields)
@@ -229,7 +336,8 @@ def _damaged(path: Path, why: str) -> StoreError:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Write below; a folder that is not there is made, and what goes wrong is a StoreError."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         yield
@@ -237,64 +345,28 @@ def _writing(path: Path) -> Iterator[None]:
         raise StoreError(f"{path} cannot be written: {error.strerror}") from None
 
 
-# --- for the broker -------------------------------------------------------------------------------
-
-
-def write_broker_files(identities: Identities, fleet: str, folder: Path) -> None:
-    """Write `passwd` and `acl` as Mosquitto reads them, and then the mark `changed`.
-
-    Whoever puts them in place waits for the mark and removes it; when nothing has changed, none
-    is made. It lies ready before the first file is touched: so a crash in between is noticed, and
-    made good by the next call. Raises StoreError.
-    """
-    texts = {folder / "acl": acl_text(fleet), folder / "passwd": passwd_text(identities)}
-    wrong = [path for path, text in texts.items() if not _is(path, text)]
-    ready = folder / "changed.new"
-    if not wrong and not ready.exists():
-        return
-    with _writing(ready):
-        ready.touch(0o600)
-        for path in wrong:
-            write_private(path, texts[path])
-        os.replace(ready, folder / "changed")
-
-
-def _is(path: Path, text: str) -> bool:
-    try:
-        private = stat.S_IMODE(path.stat().st_mode) == 0o600
-        return private and path.read_bytes() == text.encode("utf-8")
-    except OSError:
-        return False
-
-
-def passwd_text(identities: Identities) -> str:
-    """Mosquitto's password file: a line for each name."""
-    everyone = [one for kind in KINDS for one in identities.of_kind(kind)]
-    return "".join(f"{one.name}:{one.password_line}\n" for one in everyone)
-
-
-def acl_text(fleet: str) -> str:
-    """Mosquitto's rights: the master all, everyone else the topics that carry their name."""
-    topics = Topics(check_name(fleet, "fleet"))
-    rules = [("read", topics.announce), ("read", topics.worker("%u", "cmd"))]
-    rules += [("write", topics.worker("%u", what)) for what in ("evt", "hb", "prog", "will")]
-    rules += [("write", topics.client("%u", "req")), ("read", topics.client("%u", "rep"))]
-    rules += [("read", topics.view("#"))]
-    lines = [f"user {RESERVED}", f"topic readwrite {topics.root}#", ""]
-    return "\n".join([*lines, *(f"pattern {right} {topic}" for right, topic in rules), ""])
-
-
 # --- for the owner --------------------------------------------------------------------------------
 
 
-def env_text(secret: Secret, fleet: str, host: str, port: int, ca_file: Optional[str]) -> str:
+def env_text(
+    secret: Secret,
+    fleet: str,
+    host: str,
+    port: int,
+    ca_file: Optional[str] = None,
+    ca: Optional[bytes] = None,
+) -> str:
     """The settings with which the owner of a secret finds the broker and is let in."""
     lines = [f"WORKER_ID={secret.name}"] if secret.kind == WORKER else []
     lines += [f"PIBOT_FLEET={fleet}", f"MQTT_HOST={host}"]
-    if port != (8883 if ca_file else 1883):
+    if port != (8883 if ca_file or ca else 1883):
         lines.append(f"MQTT_PORT={port}")
-    lines += [f"MQTT_USERNAME={secret.name}", f"MQTT_PASSWORD={secret.password}"]
+    lines += [f"MQTT_USERNAME={secret.user}", f"MQTT_PASSWORD={secret.password}"]
     lines.append(f"PIBOT_KEY={secret.key}")
+    if secret.update_key:
+        lines.append(f"PIBOT_UPDATE_KEY={secret.update_key}")
     if ca_file:
         lines.append(assignment("MQTT_CA_FILE", ca_file))
+    if ca:
+        lines.append(f"PIBOT_CA={base64.b64encode(ca).decode()}")
     return "\n".join([*lines, ""])

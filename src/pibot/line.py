@@ -7,35 +7,45 @@ chunks, and the acknowledgements of what came; whoever drives a line asks it aft
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Callable, List, NamedTuple, Optional, Tuple
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 from pibot.errors import BadMessage
 from pibot.messages import (
+    KEY,
+    Announce,
     Assign,
     Chunk,
     ChunkAck,
     Event,
     Header,
     Message,
+    Refusal,
     Reply,
     Result,
     Submit,
     decode,
 )
 from pibot.session import Channel, Guest
-from pibot.signing import Keyring
-from pibot.transfer import WHOLE_BYTES, Receiver, Sender, Subject
-from pibot.wire import PACKET_BYTES, Packet, Reader, TooLarge, Writer
+from pibot.signing import Forged, Keyring
+from pibot.transfer import PEER_BYTES, WHOLE_BYTES, Receiver, Sender, Subject
+from pibot.wire import PACKET_BYTES, Packet, Reader, TooLarge, Writer, hint
 
 
 class Line:
-    """One end, with as many sessions as its owner has; `topic` is where a session's chunks go."""
+    """One end, with as many sessions as its owner has.
+
+    `topic` is where a session's chunks go, `room` how many bytes of a name may be under way here.
+    """
 
     def __init__(
-        self, writer: Writer, topic: Callable[[Channel], str], jitter: Callable[[], float]
+        self,
+        writer: Writer,
+        topic: Callable[[Channel], str],
+        jitter: Callable[[], float],
+        room: Callable[[str], int] = lambda name: PEER_BYTES,
     ) -> None:
         self._writer, self._topic = writer, topic
-        self.sender, self._receiver = Sender(jitter), Receiver()
+        self.sender, self._receiver = Sender(jitter), Receiver(room)
 
     @property
     def moved_at(self) -> float:
@@ -65,8 +75,7 @@ class Line:
             raise TooLarge(message, len(body), PACKET_BYTES)
         if len(body) > WHOLE_BYTES:
             raise TooLarge(message, len(body), WHOLE_BYTES)
-        outside = self._writer.body(message, None, epoch, id)  # it may see another session
-        self.sender.begin(channel, about, self._writer.new_id(), outside)
+        self.sender.begin(channel, about, self._writer.new_id(), body)
         return []
 
     def take(
@@ -109,11 +118,15 @@ class GuestLine:
         writer: Writer,
         keyring: Keyring,
         topic: str,
+        hears: Sequence[str],
         guest: Guest,
         jitter: Callable[[], float],
     ) -> None:
-        """`topic` is where chunks go, and answers to them."""
-        self._guest, self._reader = guest, Reader(keyring)
+        """`topic` is where chunks go, and answers to them; `hears` are the topics that count.
+
+        A broker may deliver what nobody has subscribed to.
+        """
+        self._guest, self._reader, self._hears = guest, Reader(keyring), frozenset(hears)
         self._line = Line(writer, lambda channel: topic, jitter)
         self.new_id = writer.new_id
 
@@ -142,7 +155,12 @@ class GuestLine:
 
         Whether a message that came in one packet belongs to the session is not checked yet.
         """
-        kid, header, message = self._reader.read(topic, payload)
+        if topic not in self._hears:
+            raise BadMessage("a topic of others")
+        try:
+            kid, header, message = self._reader.read(topic, payload)
+        except Forged:
+            return _hinted(payload)
         if kid != "m:master":
             raise BadMessage(f"{kid} is not the master")
         if not isinstance(message, (Chunk, ChunkAck)):
@@ -168,6 +186,14 @@ class GuestLine:
         if channel is not None:
             self._line.sender.moved(channel)
         return channel
+
+
+def _hinted(payload: bytes) -> Received:
+    """Two things are heard of anybody: that a master is there, and that it refuses our key."""
+    header, message = hint(payload)
+    if isinstance(message, Announce) or message == Refusal(KEY):
+        return Received(header, message, False)
+    raise BadMessage("a signature that does not fit")
 
 
 def subject(message: Message) -> Optional[Subject]:

@@ -1,4 +1,4 @@
-"""The wire's messages: dataclasses, and a decoder that checks every field.
+"""The wire's messages: dataclasses; what is decoded is checked by fields.py.
 
 A body is a header (`v t id src ses n ep`) and, beside it, the fields of its type. Unknown fields
 are ignored, missing or wrong-typed ones are rejected with the field's name. `docs/protocol.md`
@@ -7,22 +7,21 @@ shows one example a type; golden files in the tests hold their bytes.
 
 from __future__ import annotations
 
-import dataclasses
-import re
 from dataclasses import dataclass, field
-from typing import Any, Callable, ClassVar, Dict, List, Optional, Type, TypeVar, get_type_hints
+from typing import Any, ClassVar, Dict, List, Optional, Type
 
-from pibot import paths
 from pibot.errors import BadMessage
+from pibot.fields import Pairs, read
 from pibot.strictjson import ENCODER, MAX_DEPTH, parse
-from pibot.topics import ID, NAME, PROTOCOL
+from pibot.topics import NAME, PROTOCOL, WORKER
 
 RESULT_BYTES = 16 * 1024 * 1024  # of a task's result
 SHARED_BYTES = 32 * 1024 * 1024  # of the files that a task shares, together
 SHARED_FILES = 100
 FILE_SLICE_BYTES = 40_000  # becomes 53 340 characters of base64: a slice fits into a packet
-Pairs = List[List[Any]]  # [[task, attempt], …]
-_NONCE = re.compile(r"[0-9a-f]{16}")
+HEARTBEAT_S = 5.0  # a worker says that it lives
+LEASE_S = 30.0  # for so long an attempt is its worker's, without a word from it
+KEY = "key"  # the reason of a refusal that nobody can sign
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,11 @@ class Welcome(Message):
 
 @dataclass(frozen=True)
 class Refusal(Message):
-    """Master → guest. `reason`: session, superseded, quarantined, incompatible or removed."""
+    """Master → guest. `reason`: session, superseded, quarantined, incompatible, removed,
+    full or key.
+
+    That a key is refused comes unsigned: it is a hint for people.
+    """
 
     t: ClassVar[str] = "refused"
     reason: str
@@ -153,6 +156,15 @@ class Slice(Message):
     size: int = 0  # of the whole file
     data: str = ""
     error: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class FetchProgram(Message):
+    """Send a slice of the program that an `install` has named."""
+
+    t: ClassVar[str] = "fetch_program"
+    sha256: str
+    offset: int
 
 
 @dataclass(frozen=True)
@@ -239,6 +251,30 @@ class Fetch(Message):
     offset: int
 
 
+@dataclass(frozen=True)
+class Install(Message):
+    """Fetch a program and have root put it in place.
+
+    `manifest` is JSON text: `mac` covers its bytes, and root checks it with this worker's update
+    key, which the worker itself does not have.
+    """
+
+    t: ClassVar[str] = "install"
+    manifest: str
+    mac: str
+
+
+@dataclass(frozen=True)
+class ProgramSlice(Message):
+    """The answer to a `fetch_program`; `data` is base64."""
+
+    t: ClassVar[str] = "program_slice"
+    sha256: str
+    offset: int
+    data: str = ""
+    error: Optional[str] = None
+
+
 # --- client ↔ master ------------------------------------------------------------------------
 
 
@@ -270,7 +306,7 @@ class Get(Message):
 @dataclass(frozen=True)
 class Listing(Message):
     t: ClassVar[str] = "list"
-    what: str  # workers, roster, skills, tasks
+    what: str  # workers, roster, clients, updates, skills, tasks
 
 
 @dataclass(frozen=True)
@@ -287,17 +323,48 @@ class Follow(Message):
 
 @dataclass(frozen=True)
 class Manage(Message):
-    """`action`: add, rotate, remove, drain or resume.
+    """`action`: add, rotate, remove, drain or resume; of a client or viewer add and remove.
 
     To add or rotate, the client makes the secret and sends what checks it: a request that comes
-    twice is one, and no password goes over the wire.
+    twice is one, and no password goes over the wire. The keys are hidden with the client's own.
     """
 
     t: ClassVar[str] = "manage"
     action: str
-    worker: str
+    worker: str  # or the name of a client
     password_line: str = ""
     key: str = ""
+    kind: str = WORKER
+    suffix: str = ""
+    update_key: str = ""
+    now: bool = False
+
+
+@dataclass(frozen=True)
+class Upload(Message):
+    """A slice of a program for the master to keep; the reply says how much of it is there."""
+
+    t: ClassVar[str] = "upload"
+    sha256: str
+    size: int
+    offset: int
+    data: str
+
+
+@dataclass(frozen=True)
+class Update(Message):
+    """Have a worker install a program that the master keeps; `serial` makes it new to the worker.
+
+    Within `patience_s` seconds after its start the new program has to reach the master.
+    """
+
+    t: ClassVar[str] = "update"
+    worker: str
+    sha256: str
+    version: str
+    build: str
+    serial: int
+    patience_s: int
 
 
 @dataclass(frozen=True)
@@ -355,9 +422,6 @@ class Unknown(Message):
 
 TYPES: Dict[str, Type[Message]] = {cls.t: cls for cls in Message.__subclasses__()}
 
-# Fields that name things: the value must look like a name or an id, not just be a string.
-_SHAPES: Dict[str, Any] = {"task": ID, "goal_id": ID, "nonce": _NONCE, "nonce_m": _NONCE}
-
 
 def encode(header: Header, message: Message) -> bytes:
     """Return a body's bytes: compact JSON, readable Unicode."""
@@ -379,81 +443,3 @@ def decode(data: bytes) -> "tuple[Header, Message]":
         raise BadMessage(f"version {header.v} of the protocol is not spoken here")
     cls = TYPES.get(header.t)
     return header, Unknown(header.t[:40]) if cls is None else read(cls, body)
-
-
-T = TypeVar("T")
-Check = Callable[[Any], bool]
-
-
-def read(cls: Type[T], values: Dict[str, Any]) -> T:
-    """Build a record from JSON values, checking each field's type and shape."""
-    picked = {}
-    for name, required, fits in _fields(cls):
-        if name in values:
-            if not fits(values[name]):
-                raise BadMessage(f"{_label(cls)}: field {name!r} has a wrong value")
-            picked[name] = values[name]
-        elif required:
-            raise BadMessage(f"{_label(cls)}: field {name!r} is missing")
-    return cls(**picked)
-
-
-def _label(cls: type) -> str:
-    return getattr(cls, "t", "") or cls.__name__.lower()
-
-
-_CACHE: Dict[type, "list[tuple[str, bool, Check]]"] = {}
-
-
-def _fields(cls: Any) -> "list[tuple[str, bool, Check]]":
-    if cls not in _CACHE:
-        hints = get_type_hints(cls)
-        _CACHE[cls] = [
-            (f.name, _required(f), _check(f.name, hints[f.name])) for f in dataclasses.fields(cls)
-        ]
-    return _CACHE[cls]
-
-
-def _required(f: "dataclasses.Field[Any]") -> bool:
-    return f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-
-
-def _check(name: str, hint: Any) -> Check:
-    if name in _SHAPES:
-        shape = _SHAPES[name]
-        return lambda v: isinstance(v, str) and bool(shape.fullmatch(v))
-    if name == "path":
-        return lambda v: isinstance(v, str) and not paths.problem(v)
-    if hint == Pairs:
-        return _is_pairs
-    return _BY_HINT[hint]
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
-
-
-def _is_number(value: Any) -> bool:
-    return _is_int(value) or (isinstance(value, float) and abs(value) < 1e15)
-
-
-def _is_id(value: Any) -> bool:
-    return isinstance(value, str) and ID.fullmatch(value) is not None
-
-
-def _is_pairs(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(p, list) and len(p) == 2 and _is_id(p[0]) and _is_int(p[1]) for p in value
-    )
-
-
-_BY_HINT: Dict[Any, Check] = {
-    str: lambda v: isinstance(v, str),
-    bool: lambda v: isinstance(v, bool),
-    int: _is_int,
-    float: _is_number,
-    Dict[str, Any]: lambda v: isinstance(v, dict),
-    List[Any]: lambda v: isinstance(v, list),
-    Optional[str]: lambda v: v is None or isinstance(v, str),
-    Optional[Dict[str, Any]]: lambda v: v is None or isinstance(v, dict),
-}

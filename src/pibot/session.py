@@ -20,7 +20,8 @@ from pibot.messages import Header, Hello, Welcome
 WINDOW = 65_536  # QoS 0 overtakes QoS 1 by whole queues, here and in the broker
 MAX_CHANNELS = 2_000
 MAX_OF_ONE = 100  # sessions of one guest: it cannot push the others out
-MAX_HELLO_BYTES = 2 * 1024 * 1024  # of hellos whose guests have not come back yet
+MAX_HELLO_BYTES = 2 * 1024 * 1024  # of hellos whose guests have not come back yet,
+NAME_HELLO_BYTES = 256 * 1024  # and so much of one name
 HINT_PAUSE_S = 2.0
 RETRY_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 PATIENCE_S = 30.0  # with a connection on which nobody answers
@@ -72,7 +73,8 @@ class Host:
         self._used: "OrderedDict[str, Channel]" = OrderedDict()
         self._of: Dict[str, Dict[str, Channel]] = {}  # the sessions of each guest, the oldest first
         self._sizes: Dict[str, int] = {}
-        self._bytes = 0
+        self._bytes: Dict[str, int] = {}  # of each guest
+        self._total = 0
 
     def open(self, peer: str, hello: Hello, size: int = 0) -> Channel:
         """Begin a session; it replaces nothing until the guest has used it.
@@ -86,14 +88,28 @@ class Host:
                 return channel
         ses = f"{hello.nonce}.{self._nonce()}"
         channel = self._opened[ses] = mine[ses] = Channel(peer, ses, hello)
-        self._sizes[ses] = size
-        self._bytes += size
-        if len(mine) > MAX_OF_ONE:
+        self._weigh(channel, size)
+        while len(mine) > 1 and (
+            len(mine) > MAX_OF_ONE or self._bytes.get(peer, 0) > NAME_HELLO_BYTES
+        ):
             others = list(mine.values())[:-1]
             self._end(next((c for c in others if c.ses in self._opened), others[0]))
-        while len(self._opened) > MAX_CHANNELS or self._bytes > MAX_HELLO_BYTES:
+        while len(self._opened) > MAX_CHANNELS or self._total > MAX_HELLO_BYTES:
             self._end(next(iter(self._opened.values())))
         return channel
+
+    def _weigh(self, channel: Channel, size: int) -> None:
+        self._sizes[channel.ses] = size
+        self._bytes[channel.peer] = self._bytes.get(channel.peer, 0) + size
+        self._total += size
+
+    def _unweigh(self, channel: Channel) -> None:
+        """What its guest has used weighs nothing: it cannot be pushed out."""
+        size = self._sizes.pop(channel.ses, 0)
+        self._total -= size
+        left = self._bytes.pop(channel.peer, 0) - size
+        if left > 0:
+            self._bytes[channel.peer] = left
 
     def find(self, peer: str, header: Header) -> Optional[Channel]:
         """Return the session that a message belongs to, or None."""
@@ -101,7 +117,7 @@ class Host:
         if channel is None or channel.peer != peer:
             return None
         if self._opened.pop(header.ses, None):
-            self._bytes -= self._sizes.pop(header.ses)
+            self._unweigh(channel)
         self._used[header.ses] = channel
         self._used.move_to_end(header.ses)
         if len(self._used) > MAX_CHANNELS:
@@ -122,7 +138,7 @@ class Host:
     def _end(self, channel: Channel) -> None:
         self._opened.pop(channel.ses, None)
         self._used.pop(channel.ses, None)
-        self._bytes -= self._sizes.pop(channel.ses, 0)
+        self._unweigh(channel)
         mine = self._of[channel.peer]
         del mine[channel.ses]
         if not mine:
@@ -135,7 +151,6 @@ class Guest:
     def __init__(self, nonce: Callable[[], str], jitter: Callable[[], float]) -> None:
         self._nonce, self._jitter = nonce, jitter
         self.channel: Optional[Channel] = None
-        self.welcome: Optional[Welcome] = None
         self.epoch = 0
         self._waiting: Dict[str, None] = {}  # nonces of hellos that may still be answered
         self._tries = 0
@@ -180,7 +195,7 @@ class Guest:
             return False
         self._waiting.clear()
         self.channel = Channel(header.src, f"{welcome.nonce}.{welcome.nonce_m}", hello)
-        self.welcome, self.epoch = welcome, header.ep
+        self.epoch = header.ep
         self._hello_at, self._tries = None, 0
         return True
 

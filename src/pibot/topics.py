@@ -12,6 +12,7 @@ PROTOCOL = 1
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 ID = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 RESERVED = "master"
+MASTER, WORKER, CLIENT, VIEWER = "m", "w", "c", "v"  # kinds of names; a viewer only looks
 
 
 def check_name(name: str, what: str) -> str:
@@ -22,6 +23,11 @@ def check_name(name: str, what: str) -> str:
         f"{name!r} is not a {what} name: use 1 to 32 of a-z, 0-9 and '-', starting with a letter "
         "or digit"
     )
+
+
+def name_of_user(user: str) -> str:
+    """The name for which a user of the broker's speaks: a rotated one has a dot and more."""
+    return user.partition(".")[0]
 
 
 class Address(NamedTuple):

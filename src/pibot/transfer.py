@@ -28,7 +28,8 @@ WHOLE_BYTES = 32 * 1024 * 1024
 SLICE_BYTES = 40_000  # becomes 53 340 characters of base64
 SLICE_CHARS = -(-SLICE_BYTES // 3) * 4
 TOTAL_BYTES = 2 * WHOLE_BYTES  # of unfinished bodies, each way, with everyone together
-PEER_BYTES = WHOLE_BYTES  # with one process
+PEER_BYTES = WHOLE_BYTES  # with one name
+PEER_OPEN = 16  # that come from one name; a process sends one after the other
 WINDOW = 16  # chunks in flight
 FIRST_WINDOW = 2
 SLOW_S = 2.0  # an acknowledgement that takes longer: others wait behind these chunks, send fewer
@@ -283,9 +284,13 @@ _Key = Tuple[Peer, str, int, str]
 
 
 class Receiver:
-    """What comes in: bodies that are not complete yet, in bounded memory."""
+    """What comes in: bodies that are not complete yet, in bounded memory.
 
-    def __init__(self) -> None:
+    `room` tells how many bytes a name may have open here.
+    """
+
+    def __init__(self, room: Callable[[str], int] = lambda name: PEER_BYTES) -> None:
+        self._room = room
         self._open: Dict[_Key, _Incoming] = {}
         self._come: "OrderedDict[_Key, None]" = OrderedDict()
         self._acks: Dict[Tuple[str, str], Tuple[Channel, ChunkAck]] = {}
@@ -308,7 +313,11 @@ class Receiver:
         return self._finish(channel, key, chunk) if one.have == chunk.of else None
 
     def _admit(self, key: _Key, channel: Channel, chunk: Chunk, now: float) -> Optional[_Incoming]:
-        idle = _room(self._open.values(), key[0], chunk.size, now)
+        name = key[0][0]
+        held = (one for one in self._open.values() if one.peer[0] == name)
+        if sum(not one.gives_way(now) for one in held) >= PEER_OPEN:
+            return None
+        idle = _room(self._open.values(), key[0], chunk.size, now, self._room(name))
         if idle is None:
             return None
         self._open = {k: one for k, one in self._open.items() if one not in idle}
@@ -339,22 +348,27 @@ class Receiver:
 _T = TypeVar("_T", bound=_Open)
 
 
-def _room(held: Iterable[_T], peer: Peer, size: int, now: float) -> Optional[List[_T]]:
-    """Which transfers must give way so that `size` more bytes fit; None if there is no room."""
+def _room(
+    held: Iterable[_T], peer: Peer, size: int, now: float, limit: int = PEER_BYTES
+) -> Optional[List[_T]]:
+    """Which transfers must give way so that `size` more bytes fit; None if there is no room.
+
+    `limit` is for all processes of the peer's name: whoever has its key can start many.
+    """
     everyone = list(held)
     total, own = size, size
     for one in everyone:
         total += one.size
-        own += one.size if one.peer == peer else 0
+        own += one.size if one.peer[0] == peer[0] else 0
     gone = []
     for one in sorted(everyone, key=lambda t: t.moved_at):
-        if total <= TOTAL_BYTES and own <= PEER_BYTES:
+        if total <= TOTAL_BYTES and own <= limit:
             break
-        if one.gives_way(now) and (total > TOTAL_BYTES or one.peer == peer):
+        if one.gives_way(now) and (total > TOTAL_BYTES or one.peer[0] == peer[0]):
             gone.append(one)
             total -= one.size
-            own -= one.size if one.peer == peer else 0
-    return gone if total <= TOTAL_BYTES and own <= PEER_BYTES else None
+            own -= one.size if one.peer[0] == peer[0] else 0
+    return gone if total <= TOTAL_BYTES and own <= limit else None
 
 
 def _peer(channel: Channel) -> Peer:

@@ -10,9 +10,10 @@ from typing import NamedTuple, Optional
 from pibot.errors import BadMessage, PibotError
 from pibot.messages import Header, Message, decode, encode
 from pibot.session import Channel
-from pibot.signing import Keyring, seal, unseal
+from pibot.signing import Keyring, opened, seal, unseal
 
 PACKET_BYTES = 60_000  # of payload: leaves room for the topic and MQTT's own header
+HINT_BYTES = 1_000  # so much of what nobody has signed may reach the parser
 
 
 class Packet(NamedTuple):
@@ -74,9 +75,17 @@ class Reader:
         self._keyring = keyring
 
     def read(self, topic: str, payload: bytes) -> "tuple[str, Header, Message]":
-        """Return (kid, header, message); raise BadMessage."""
+        """Return (kid, header, message); raise BadMessage, which is Forged if the key is wrong."""
         if len(payload) > 2 * PACKET_BYTES:
             raise BadMessage(f"a packet of {len(payload)} bytes")
         envelope = unseal(self._keyring, topic, payload)
         header, message = decode(envelope.body)
         return envelope.kid, header, message
+
+
+def hint(payload: bytes) -> "tuple[Header, Message]":
+    """What anybody may have said: enough for a look, never for a decision. Raises BadMessage."""
+    body = opened(payload).body
+    if len(body) > HINT_BYTES:
+        raise BadMessage("a signature that does not fit")
+    return decode(body)

@@ -6,14 +6,9 @@ import itertools
 from typing import Any, List, Optional, Tuple
 
 from pibot import messages as msg
-from pibot.agent.worker_core import (
-    HEARTBEAT_S,
-    Held,
-    Interrupt,
-    Out,
-    Start,
-    WorkerCore,
-)
+from pibot.agent.effects import Held, Interrupt, Out, Start
+from pibot.agent.worker_core import WorkerCore
+from pibot.messages import HEARTBEAT_S
 from pibot.session import Guest
 
 OK = {"success": True, "data": {}, "output": "x"}

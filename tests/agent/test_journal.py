@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pibot.agent.effects import Dropped, Held
 from pibot.agent.journal import Journal
-from pibot.agent.worker_core import Dropped, Held
 from pibot.messages import Result
 
 RESULT = Result(

@@ -8,19 +8,9 @@ import pytest
 
 from agent.core_bench import Bench, at_ms, interrupts, result, said, starts
 from pibot import messages as msg
-from pibot.agent.worker_core import (
-    ACCEPT_S,
-    DEAF_S,
-    HEARTBEAT_S,
-    LEASE_S,
-    REFUSED_S,
-    STOP_S,
-    Dropped,
-    Held,
-    Out,
-    Renew,
-    Say,
-)
+from pibot.agent.effects import Dropped, Held, Out, Renew, Say, Unheard
+from pibot.agent.worker_core import ACCEPT_S, DEAF_S, KEY_REFUSED, REFUSED_S, STOP_S, WIND_UP_S
+from pibot.messages import HEARTBEAT_S, LEASE_S
 from pibot.session import PATIENCE_S
 
 # --- the session ----------------------------------------------------------------------------------
@@ -35,6 +25,32 @@ def test_hello_until_welcome_then_inventory_before_anything() -> None:
     out = bench.welcome(said(first, msg.Hello)[0].nonce)
     assert [type(s.message) for s in out.sends] == [msg.Inventory, msg.Heartbeat]
     assert not any(s.joining for s in out.sends)
+
+
+def test_hellos_that_nobody_answers_are_told_once_until_somebody_does() -> None:
+    bench = Bench(welcome=False)
+    assert not any(bench.tick(8.0).effects for _ in range(9)), "not connected"
+    outs = [bench.core.connected(bench.now), *(bench.tick(8.0) for _ in range(9))]
+    assert [out.effects.count(Unheard()) for out in outs] == [0] * 4 + [1] + [0] * 5
+    assert bench.core.is_unheard
+    bench.core.connected(bench.now)
+    assert bench.core.is_unheard, "another connection answers nothing"
+    bench.welcome(said(bench.tick(8.0), msg.Hello)[0].nonce)
+    assert not bench.core.is_unheard
+    again = [bench.core.connected(bench.now), *(bench.tick(8.0) for _ in range(4))]
+    assert [out.effects.count(Unheard()) for out in again] == [0, 0, 0, 0, 1]
+
+
+def test_a_master_that_refuses_has_heard_and_one_that_refuses_the_key_is_told_first() -> None:
+    bench = Bench(welcome=False)
+    nonce = said(bench.core.connected(bench.now), msg.Hello)[0].nonce
+    bench.get(msg.Refusal("superseded", "another machine", nonce))
+    assert not any(Unheard() in bench.tick(8.0).effects for _ in range(4))
+    bench = Bench(welcome=False)
+    bench.core.connected(bench.now)
+    assert bench.get(msg.Refusal(msg.KEY)).effects == [Say(KEY_REFUSED)]
+    assert not any(Unheard() in bench.tick(8.0).effects for _ in range(9))
+    assert bench.core.key_refused
 
 
 def test_a_welcome_that_answers_no_hello_of_ours_is_ignored() -> None:
@@ -263,8 +279,34 @@ def test_a_refused_session_only_makes_it_say_hello() -> None:
 
 def test_goodbye() -> None:
     bench = Bench()
-    assert said(bench.core.stopping(bench.now), msg.Bye) == [msg.Bye()]
-    assert Bench(welcome=False).core.stopping(0.0) == Out()
+    assert said(bench.core.goodbye(bench.now), msg.Bye) == [msg.Bye()]
+    assert Bench(welcome=False).core.goodbye(0.0) == Out()
+
+
+def test_what_runs_is_stopped_before_the_goodbye() -> None:
+    bench = Bench(slots=2)
+    bench.assign("g1-1", unsafe=True)
+    bench.assign("g2-1")
+    assert not bench.core.may_go(bench.now)
+    assert interrupts(bench.core.leave(bench.now)) == ["g1-1", "g2-1"]
+    assert said(bench.assign("g3-1"), msg.Declined) == [msg.Declined("g3-1", 1, "stopping")]
+    assert said(bench.end("g1-1", "cancelled"), msg.Declined) == [
+        msg.Declined("g1-1", 1, "stopped")
+    ]
+    assert starts(bench.assign("g1-1", att=2)) == []
+    assert not bench.core.may_go(bench.now)
+    assert said(bench.end("g2-1"), msg.Result)  # it was done before it could be stopped
+    assert bench.core.may_go(bench.now)
+
+
+def test_what_does_not_stop_holds_a_goodbye_for_five_seconds() -> None:
+    bench = Bench()
+    bench.assign()
+    bench.core.leave(bench.now)
+    bench.core.leave(bench.now + 3)  # somebody is impatient
+    assert not bench.core.may_go(bench.now + WIND_UP_S - 0.1)
+    assert bench.core.may_go(bench.now + WIND_UP_S)
+    assert bench.core.wake_at() <= bench.now + WIND_UP_S
 
 
 # --- a deaf connection ----------------------------------------------------------------------------

@@ -136,6 +136,22 @@ def test_two_machines_with_one_name(tmp_path: Path) -> None:
     assert "workers add NEW-NAME" in found["alarm"]["fix"]
 
 
+# --- security -----------------------------------------------------------------------------------
+
+
+def test_how_well_a_client_is_guarded(guarded: FleetProcesses) -> None:
+    done = guarded.run("doctor", "--security", check=1)
+    assert set(done.document) == {"ok", "score", "checks"}
+    (fault,) = [one for one in done.document["checks"] if one["state"] == "fail"]
+    assert fault["message"] == "there is no PIBOT_KEY: nothing that is sent is signed"
+    assert fault["fix"] and done.document["score"] == 8.0
+    key = "0123456789abcdef" * 4
+    better = guarded.run("doctor", "--security", env={"PIBOT_KEY": key}, json=False)
+    assert better.out.splitlines()[-1].startswith("score 10 of 10, ")
+    said = done.out + done.err + better.out + better.err
+    assert PASSWORD not in said and key not in said
+
+
 # --- settings -----------------------------------------------------------------------------------
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import pytest
 
 from fleet_processes import FleetProcesses
+from mqtt_proxy import MqttProxy
 from pibot import config
 from pibot.cli import saving
 from pibot.roles.client import Fleet
@@ -81,6 +83,18 @@ def test_for_people(makers: FleetProcesses, tmp_path: Path) -> None:
     assert f"files\n  a (5 bytes)\n  b (5 bytes)\n  pibot.pyz show {goal} --save DIR\n" in shown
     saved = makers.run("show", goal, "--save", "here", json=False)
     assert (saved.out, saved.err) == ("✓ here/a (5 bytes)\n✓ here/b (5 bytes)\n", "")
+
+
+def test_what_the_master_could_not_keep_is_not_offered(makers: FleetProcesses) -> None:
+    kept = makers.folder / "master" / "state" / "master" / "artifacts"
+    kept.rename(kept.with_name("away"))
+    kept.touch()
+    try:
+        done = makers.run("run", "--skill", "make", "--args", '{"paths": ["a"]}', json=False)
+    finally:
+        kept.unlink()
+        kept.with_name("away").rename(kept)
+    assert "files: a (the master cannot keep it: " in done.err and "--save" not in done.err
 
 
 def test_another_file_is_not_replaced(makers: FleetProcesses, tmp_path: Path) -> None:
@@ -164,6 +178,44 @@ def test_two_at_once_do_not_spoil_each_other(makers: FleetProcesses, tmp_path: P
     assert files_in(tmp_path) == {"a": "xxxxx"}
 
 
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_file_that_appears_meanwhile_is_not_replaced(
+    makers: FleetProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    if not has_links:  # as on a memory stick
+        monkeypatch.setattr(os, "link", _no_links)
+    goal = make(makers, paths=["a"])
+    files = makers.run("show", goal).document["artifacts"]
+    settings = config.load("client", {}, makers.env, makers.folder / "none.env", tmp_path)
+    with Fleet.connect(settings) as fleet:
+        mine = tmp_path / "to" / "a"
+        (saved,) = saving.save(fleet, files, mine.parent, lambda *_: _write(mine))
+        assert saved.error == "another file has come there meanwhile: move it away"
+        assert mine.read_text() == "mine"
+        mine.unlink()
+        (saved,) = saving.save(fleet, files, mine.parent, lambda *_: None)  # it has come already
+        assert saved.error is None and mine.read_text() == "xxxxx"
+    assert os.listdir(mine.parent) == ["a"]
+
+
+def _write(path: Path) -> None:
+    path.write_text("mine")
+
+
+def _no_links(*_: object, **__: object) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.parametrize("make_it", [Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_what_stands_where_the_parts_go_is_named(
+    makers: FleetProcesses, tmp_path: Path, make_it: Callable[[Path], None]
+) -> None:
+    goal = make(makers, paths=["a"])
+    make_it(tmp_path / saving.PARTS)
+    done = makers.run("show", goal, "--save", str(tmp_path), json=False, check=1)
+    assert done.out.startswith(f"✗ a: {saving.PARTS}: is not a directory")
+
+
 def test_after_ctrl_c_it_goes_on(makers: FleetProcesses, tmp_path: Path) -> None:
     goal = make(makers, paths=["a"], size=30_000_000)
     spied = tmp_path / "spied"
@@ -171,11 +223,14 @@ def test_after_ctrl_c_it_goes_on(makers: FleetProcesses, tmp_path: Path) -> None
     with spied.open("wb") as out:
         spy = subprocess.Popen(["mosquitto_sub", *topic], stdout=out)
     parts = tmp_path / "to" / saving.PARTS
-    saver = makers.start("show", goal, "--save", str(tmp_path / "to"))
-    part = makers.wait_for(lambda: list(parts.glob("*")) if parts.is_dir() else [])[0]
-    makers.wait_for(lambda: part.stat().st_size > 1_000_000, what="1 MB")
-    saver.send_signal(signal.SIGINT)
-    _, err = saver.communicate(timeout=30)
+    with MqttProxy(makers.port) as way:
+        way.slow(2_000_000)
+        env = {"MQTT_PORT": str(way.port)}
+        saver = makers.start("show", goal, "--save", str(tmp_path / "to"), env=env)
+        part = makers.wait_for(lambda: list(parts.glob("*")) if parts.is_dir() else [])[0]
+        makers.wait_for(lambda: part.stat().st_size > 1_000_000, what="1 MB")
+        saver.send_signal(signal.SIGINT)
+        _, err = saver.communicate(timeout=30)
     assert saver.returncode == 130
     assert err == "pibot: what has come is kept: the same command goes on with it\n"
     there = part.stat().st_size

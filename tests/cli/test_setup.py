@@ -32,7 +32,11 @@ def image(tmp_path: Path) -> Image:
 MASTER_FILES = [
     ("/etc/mosquitto/conf.d/pibot.conf", 0o644),
     ("/etc/mosquitto/pibot/acl", 0o640),
+    ("/etc/mosquitto/pibot/ca.crt", 0o644),
     ("/etc/mosquitto/pibot/passwd", 0o640),
+    ("/etc/mosquitto/pibot/server.crt", 0o644),
+    ("/etc/mosquitto/pibot/server.key", 0o640),
+    ("/etc/pibot/ca.key", 0o600),
     ("/etc/pibot/master.env", 0o600),
     ("/etc/sysusers.d/pibot.conf", 0o644),
     ("/etc/systemd/system/multi-user.target.wants/pibot-broker.path", 0o777),
@@ -434,11 +438,13 @@ def test_a_broker_with_settings_of_ones_own_stays_as_it_is(image: Image) -> None
     assert not (image.root / "etc/mosquitto/pibot").exists()
 
 
-def test_certificates_turn_tls_on(image: Image) -> None:
+def test_certificates_of_ones_own_are_left_as_they_are(image: Image) -> None:
     for name in ("ca.crt", "server.crt", "server.key"):
         image.put(f"/etc/mosquitto/pibot/{name}", name)
     image.setup("--role", "master", "--yes")
     assert "listener 8883" in image.text("/etc/mosquitto/conf.d/pibot.conf")
+    assert image.text("/etc/mosquitto/pibot/server.key") == "server.key"
+    assert not (image.root / "etc/pibot/ca.key").exists()
     done = image.setup("--uninstall", "--yes")
     assert (
         "/etc/mosquitto/pibot stays, because it holds ca.crt, server.crt, server.key" in done.stdout

@@ -14,7 +14,7 @@ import stat
 import subprocess
 import zipfile
 from pathlib import Path
-from typing import Dict, List
+from typing import Any, Dict, List
 
 import pytest
 
@@ -186,6 +186,32 @@ def test_a_master_and_nothing_is_left_of_it(machine: Machine) -> None:
     assert machine.path("/var/lib/pibot").stat().st_uid == 0
     with pytest.raises(KeyError):
         machine.number("pibot")
+
+
+def test_what_setup_makes_is_safe_and_what_is_not_can_be_mended(machine: Machine) -> None:
+    machine.setup("--role", "master", "--yes")
+    before = audit(machine, status=0)
+    assert before["score"] == 10, before
+    machine.path("/etc/pibot/master.env").chmod(0o644)
+    machine.path("/etc/pibot/ca.key").chmod(0o640)
+    machine.path("/etc/mosquitto/pibot/acl").write_text("topic readwrite #\n")
+    machine.path("/etc/systemd/system/pibot-master.service").write_text("[Service]\nUser=root\n")
+    found = audit(machine, status=1)
+    fixes = [str(one["fix"]).replace("sudo ", "") for one in found["checks"] if one["fix"]]
+    assert found["score"] < 4 and len(fixes) >= 4, found
+    for fix in fixes:
+        line = fix.replace("setup --role master", "setup --role master --yes")
+        subprocess.run(machine.enter("sh", "-c", f"{line} || true"), env=clean(), check=True)
+    assert audit(machine, status=0)["score"] == 10
+
+
+def audit(machine: Machine, status: int) -> Dict[str, Any]:
+    """What `doctor --security` says, as root."""
+    command = (PYTHON, "/opt/pibot/pibot.pyz", "doctor", "--security", "--json")
+    inside = machine.enter("env", "SUDO_USER=pi", "HOME=/root", *command)
+    done = subprocess.run(inside, env=clean(), capture_output=True, encoding="utf-8", timeout=60)
+    assert (done.returncode, done.stderr) == (status, ""), done.stdout + done.stderr
+    return dict(json.loads(done.stdout))
 
 
 @pytest.mark.skipif(not Path(MOSQUITTO).exists(), reason="mosquitto is not installed")

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional
 
 from pibot.deploy import credentials, layout, plan
+from pibot.deploy.certificates import Certificates
 from pibot.deploy.envfile import Source
 from pibot.deploy.facts import Account, Facts, Given, Wishes
 from pibot.deploy.needs import owner_ids
 from pibot.deploy.plan import Plan, Texts
 from pibot.deploy.settle import settle
-from pibot.deploy.steps import Clear, File, Folder, Link, Program, Prune, Remove, Run, Step
+from pibot.deploy.steps import Clear, File, Folder, Link, Program, Prune, Remove, Run, Step, Twin
 from pibot.deploy.tree import FILE, FOLDER, LINK, Entry
 from pibot.values import parse_env
 
@@ -22,6 +23,11 @@ UNIT = "[Service]\nLoadCredential=pibot.env:/etc/pibot/{role}.env\n[Install]\nWa
 UNITS = {layout.service(role): UNIT.format(role=role) for role in layout.ROLES}
 UNITS["pibot-broker.path"] = "[Path]\n[Install]\nWantedBy=x.target\n"
 UNITS["pibot-broker.service"] = "[Service]\n"
+UNITS["pibot-update.path"] = "[Path]\n[Install]\nWantedBy=x.target\n"
+UNITS["pibot-update.service"] = "[Service]\n"
+CERTIFICATE = b"-----BEGIN CERTIFICATE-----\nMIIBAAAA\n-----END CERTIFICATE-----\n"
+CERTIFICATES = Certificates(b"key\n" + CERTIFICATE, CERTIFICATE, b"server", b"its key")
+CA = "MIIBAAAA"  # as it stands in a PIBOT_CA
 TEXTS = Texts(UNITS, "u pibot\n", "password_file /etc/mosquitto/pibot/passwd\n")
 
 FRESH = Facts(
@@ -83,6 +89,9 @@ def afterwards(facts: Facts, steps: Iterable[Step]) -> Facts:
         elif isinstance(step, Program):
             entries[step.path] = Entry(FILE, 0o755)
             facts = replace(facts, same_program=True)
+        elif isinstance(step, Twin):
+            entries[step.path] = Entry(FILE, 0o755)
+            facts = replace(facts, proven=True)
         elif isinstance(step, Link):
             entries[step.path] = Entry(LINK, content=step.target.encode())
         elif isinstance(step, (Remove, Prune, Clear)):
@@ -133,7 +142,8 @@ WORKER = replace(FRESH, beside=(worker_file(),), mosquitto=False, units={})
 def install(facts: Facts, role: str, fleet: Optional[str] = None, broker: bool = True) -> Plan:
     wishes = Wishes(role, fleet, broker)
     settled = settle(facts, wishes)
-    access = credentials.prepare(facts, settled) if settled.credentials else None
+    made = CERTIFICATES if settled.broker else None
+    access = credentials.prepare(facts, settled, made) if settled.credentials else None
     return plan.install(facts, wishes, settled, access, TEXTS)
 
 

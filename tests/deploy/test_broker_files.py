@@ -5,7 +5,6 @@ from __future__ import annotations
 import grp
 import os
 import queue
-import shutil
 import signal
 import ssl
 import subprocess
@@ -15,10 +14,14 @@ from typing import Callable, Iterator, List, Optional
 import paho.mqtt.client as mqtt
 import pytest
 
+from deploy.made_up import FRESH
 from fleet_processes import MOSQUITTO, free_port, is_open, wait_for
-from pibot.deploy import broker_files
+from pibot.deploy import broker_files, certificates
 from pibot.errors import PibotError, Refused, StoreError
-from pibot.identities import CLIENT, MASTER, WORKER, Identities, Secret, acl_text, passwd_text
+from pibot.identities import Identities, Secret
+from pibot.mosquitto import passwd_text
+from pibot.rights import Special, acl_text
+from pibot.topics import CLIENT, MASTER, WORKER
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root places the broker's files")
 FLEET = "home"
@@ -36,7 +39,8 @@ class Master:
 
     def write(self, name: str = "", text: str = "") -> None:
         """Write both files, or one with another text, and the mark behind them."""
-        texts = {"passwd": passwd_text(self.identities), "acl": acl_text(FLEET)}
+        acl = acl_text(FLEET, self.identities.special())
+        texts = {"passwd": passwd_text(self.identities), "acl": acl}
         for file in texts:
             beside = self.folder / f"{file}.new"
             beside.write_text(text if file == name else texts[file], encoding="utf-8")
@@ -103,12 +107,15 @@ def test_what_a_killed_run_left_is_taken_away(master: Master) -> None:
 
 USER = "w1:$7$101$" + "A" * 16 + "$" + "B" * 86 + "=="
 GOOD_ACL = acl_text(FLEET)
+SPECIAL = [Special("w1.ab12", "w"), Special("w1.cd34", "w"), Special("tablet", "v")]
 
 
 def test_what_is_good_about_the_bad_examples() -> None:
-    broker_files.check_passwd(f"{USER}\n")
+    broker_files.check_passwd(f"{USER}\n{USER.replace('w1', 'w1.ab12')}\n")
     broker_files.check_acl(GOOD_ACL)
     broker_files.check_acl(acl_text("other-fleet"))
+    broker_files.check_acl(acl_text(FLEET, SPECIAL))
+    broker_files.check_acl(acl_text(FLEET, SPECIAL[::-1]))
 
 
 @pytest.mark.parametrize(
@@ -129,6 +136,8 @@ def test_what_is_good_about_the_bad_examples() -> None:
         ("passwd", USER.replace("w1", "W1") + "\n"),
         ("passwd", USER.replace("w1", "é") + "\n"),
         ("passwd", USER.replace("w1", "w" * 33) + "\n"),
+        ("passwd", USER.replace("w1", "w1.abc") + "\n"),
+        ("passwd", USER.replace("w1", "w1.ab12.ab12") + "\n"),
         ("acl", ""),
         ("acl", "topic readwrite #\n"),
         ("acl", GOOD_ACL + "user w1\ntopic readwrite #\n"),
@@ -139,6 +148,14 @@ def test_what_is_good_about_the_bad_examples() -> None:
         ("acl", GOOD_ACL.replace("/home/", "/+/")),
         ("acl", GOOD_ACL.replace("/home/", "/../")),
         ("acl", GOOD_ACL.rstrip("\n")),
+        ("acl", acl_text(FLEET, [Special("w1", "w")])),
+        ("acl", acl_text(FLEET, [Special("tablet.ab12", "v")])),
+        ("acl", acl_text(FLEET, [Special("w1.abc", "w")])),
+        ("acl", acl_text(FLEET, [SPECIAL[0], SPECIAL[0]])),
+        ("acl", acl_text(FLEET, SPECIAL).replace("w/w1/cmd", "w/w2/cmd")),
+        ("acl", acl_text(FLEET, SPECIAL).replace("deny", "readwrite")),
+        ("acl", acl_text(FLEET, SPECIAL) + "topic readwrite #\n"),
+        ("acl", acl_text(FLEET, SPECIAL) + "\nuser w1.ef56\ntopic readwrite #\n"),
     ],
 )
 def test_what_the_master_never_writes_is_refused(master: Master, name: str, text: str) -> None:
@@ -155,7 +172,7 @@ def _link(path: Path) -> None:
 
 
 def _large(path: Path) -> None:
-    path.write_text((USER + "\n") * 10_000)
+    path.write_text((USER + "\n") * (broker_files.MAX_BYTES // len(USER)))
 
 
 def _foreign(path: Path) -> None:
@@ -216,14 +233,20 @@ def test_the_reload(
 class Broker:
     """Mosquitto with our configuration; only paths and ports are this test's own."""
 
-    def __init__(self, folder: Path, tls: bool) -> None:
+    def __init__(self, folder: Path) -> None:
         self.port, self.tls_port = free_port(), free_port()
-        text = broker_files.mosquitto_conf(tls)
+        made = certificates.prepare(FRESH, FLEET)
+        assert made
+        for name, content in (("ca.crt", made.ca), ("server.crt", made.server)):
+            (folder / name).write_bytes(content)
+        (folder / "server.key").write_bytes(made.key)
+        text = broker_files.mosquitto_conf()
         for ours, here in (
             (str(broker_files.TARGET), str(folder)),
-            ("listener 1883\n", f"listener {self.port} 127.0.0.1\n"),
+            ("listener 1883 127.0.0.1\n", f"listener {self.port} 127.0.0.1\n"),
             ("listener 8883\n", f"listener {self.tls_port} 127.0.0.1\n"),
         ):
+            assert ours in text
             text = text.replace(ours, here)
         conf = folder.with_name("mosquitto.conf")
         conf.write_text(f"user root\n{text}")
@@ -242,7 +265,7 @@ class Broker:
 @pytest.fixture
 def broker(master: Master) -> Iterator[Broker]:
     place(master)
-    made = Broker(target(master), tls=False)
+    made = Broker(target(master))
     yield made
     made.close()
 
@@ -330,19 +353,9 @@ def test_packets_of_pibots_size_pass_and_larger_ones_do_not(
     assert guests[0].hears() == "gone"
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="no openssl to make a certificate with")
-def test_tls_beside_the_plain_listener(master: Master, guests: List[Guest]) -> None:
-    place(master)
-    folder = target(master)
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    command += ["-nodes", "-keyout", "server.key", "-out", "server.crt", "-days", "2"]
-    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    shutil.copy(folder / "server.crt", folder / "ca.crt")
-    broker = Broker(folder, tls=True)
-    try:
-        guests.append(Guest(broker.tls_port, master.secret, folder / "ca.crt"))
-        guests.append(Guest(broker.port, master.secret))
-        assert [guest.hears() for guest in guests] == ["Success", "Success"]
-    finally:
-        broker.close()
+def test_tls_for_the_network_and_a_plain_listener_for_this_machine(
+    broker: Broker, master: Master, guests: List[Guest]
+) -> None:
+    guests.append(Guest(broker.tls_port, master.secret, target(master) / "ca.crt"))
+    guests.append(Guest(broker.port, master.secret))
+    assert [guest.hears() for guest in guests] == ["Success", "Success"]

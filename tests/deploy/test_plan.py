@@ -40,12 +40,16 @@ def test_a_fresh_master_gets_everything_of_the_layout() -> None:
     made = install(FRESH, "master")
     assert paths(made.steps, File) == [
         "/etc/sysusers.d/pibot.conf",
+        "/etc/pibot/ca.key",
         "/var/lib/pibot/master/identities.json",
         "/var/lib/pibot/broker/passwd",
         "/var/lib/pibot/broker/acl",
         "/etc/pibot/master.env",
         "/etc/mosquitto/pibot/passwd",
         "/etc/mosquitto/pibot/acl",
+        "/etc/mosquitto/pibot/ca.crt",
+        "/etc/mosquitto/pibot/server.key",
+        "/etc/mosquitto/pibot/server.crt",
         "/etc/mosquitto/conf.d/pibot.conf",
         "/etc/systemd/system/pibot-broker.path",
         "/etc/systemd/system/pibot-broker.service",
@@ -73,6 +77,8 @@ def test_a_fresh_worker_gets_no_file_of_the_master() -> None:
         "/etc/sysusers.d/pibot.conf",
         "/etc/pibot/worker.env",
         "/etc/systemd/system/pibot-worker.service",
+        "/etc/systemd/system/pibot-update.path",
+        "/etc/systemd/system/pibot-update.service",
     ]
     assert commands(made.steps)[-1] == "systemctl restart pibot-worker.service"
 
@@ -85,6 +91,10 @@ OWNERS = [
     ("/etc/pibot", 0o755, ("root", "root")),
     ("/etc/pibot/master.env", 0o600, ("root", "root")),
     ("/etc/mosquitto/pibot/passwd", 0o640, ("root", "mosquitto")),
+    ("/etc/pibot/ca.key", 0o600, ("root", "root")),
+    ("/etc/mosquitto/pibot/server.key", 0o640, ("root", "mosquitto")),
+    ("/etc/mosquitto/pibot/server.crt", 0o644, ("root", "root")),
+    ("/etc/mosquitto/pibot/ca.crt", 0o644, ("root", "root")),
     ("/etc/mosquitto/conf.d/pibot.conf", 0o644, ("root", "root")),
     ("/etc/systemd/system/pibot-master.service", 0o644, ("root", "root")),
     ("/home/pi/.config/pibot", 0o700, (1000, 1000)),
@@ -149,6 +159,8 @@ DAMAGED = [
         ["systemctl restart mosquitto.service"],
     ),
     ("/etc/mosquitto/conf.d/pibot.conf", {"half": True}, ["systemctl restart mosquitto.service"]),
+    ("/etc/mosquitto/pibot/server.key", {"mode": 0o644}, ["systemctl restart mosquitto.service"]),
+    (layout.AUTHORITY, {"mode": 0o644}, []),
     ("/var/lib/pibot/broker/passwd", {"mode": 0o644}, []),
     ("/home/pi/.config/pibot/client.env", {"mode": 0o644}, []),
     (layout.COMMAND, {"content": b"/elsewhere"}, []),

@@ -101,7 +101,7 @@ def test_what_a_killed_write_left_goes_too() -> None:
 
 OWN = [
     "/etc/pibot/notes.txt",
-    "/etc/mosquitto/pibot/server.key",
+    "/etc/mosquitto/pibot/notes.txt",
     "/opt/pibot/skills",
     "/etc/systemd/system/pibot-master.service.d/camera.conf",
 ]

@@ -13,8 +13,11 @@ from typing import Dict, List
 import pytest
 
 from fleet_processes import program
-from pibot.deploy import layout
+from pibot.agent import updating
+from pibot.deploy import layout, restarting
 from pibot.deploy.broker_files import CHANGED, SOURCE, SYSTEMD, TARGET
+from pibot.deploy.program import Places
+from pibot.manifest import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = sorted(path.name for path in SYSTEMD.iterdir() if path.suffix in (".service", ".path"))
@@ -59,7 +62,10 @@ def test_systemd_would_say_what_it_does_not_know(tmp_path: Path) -> None:
 @needs_systemd
 @pytest.mark.parametrize(
     ("name", "tenths"),
-    [("pibot-master.service", 15), ("pibot-worker.service", 30), ("pibot-broker.service", 20)],
+    [
+        *(("pibot-master.service", 15), ("pibot-worker.service", 30)),
+        *(("pibot-broker.service", 20), ("pibot-update.service", 20)),
+    ],
 )
 def test_how_much_a_service_may_do(name: str, tenths: int) -> None:
     command = ["security", "--offline=true", "--no-pager", str(SYSTEMD / name)]
@@ -103,6 +109,21 @@ def test_what_wakes_the_broker_unit_and_what_it_may_write() -> None:
     assert f"/var/cache/{unit['CacheDirectory'][0]}" in layout.CACHES
     assert unit["CacheDirectory"] != settings("pibot-master.service")["CacheDirectory"]
     assert unit["ExecStart"] == [f"{layout.PYTHON} -I {layout.PROGRAM} setup --place-broker-files"]
+
+
+def test_what_wakes_the_update_unit_and_what_it_may_write() -> None:
+    places = Places(Path("/"))
+    wakes = [str(places.folder / updating.WANTED), str(places.attempt)]
+    assert settings("pibot-update.path")["PathExists"] == wakes
+    unit = settings("pibot-update.service")
+    assert unit["ReadWritePaths"] == [f"{layout.FOLDER} {layout.STATE_UPDATE}"]
+    assert f"/var/lib/{unit['StateDirectory'][0]}" == layout.UPDATES
+    assert f"/var/cache/{unit['CacheDirectory'][0]}" in layout.CACHES
+    caches = [settings(f"pibot-{name}.service")["CacheDirectory"] for name in ("worker", "broker")]
+    assert unit["CacheDirectory"] not in caches
+    assert unit["ExecStart"] == [f"{layout.PYTHON} -I {layout.PROVEN} setup --place-program"]
+    longest = PATIENCE_S[-1] + 3 * restarting.RUN_S
+    assert int(unit["TimeoutStartSec"][0]) > longest
 
 
 @pytest.mark.skipif(not shutil.which("systemd-sysusers"), reason="no systemd-sysusers")

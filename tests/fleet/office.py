@@ -13,14 +13,23 @@ from pibot.errors import StoreError
 from pibot.fleet.artifacts import Artifacts
 from pibot.fleet.desk import Desk, Surroundings
 from pibot.fleet.journal import Journal
+from pibot.fleet.programs import Programs
 from pibot.fleet.roster import Own, Roster
 from pibot.identities import Identities, Secret
-from pibot.signing import Unsigned
+from pibot.mosquitto import passwd_text
+from pibot.signing import MasterKeys
 from pibot.topics import RESERVED
 from pibot.wire import Packet
 
 OWN = Own(RESERVED, "the master's password", "k" * 64)
 OPEN = Own(None, None, None)
+
+
+def wanted(action: str, secret: Secret, now: bool = False) -> msg.Manage:
+    """A request with new credentials, as a client without a key makes it."""
+    kept = identities.identity(secret)
+    more = (kept.kind, kept.suffix, kept.update_key, now)
+    return msg.Manage(action, kept.name, kept.password_line, kept.key, *more)
 
 
 class Office(Wire):
@@ -39,19 +48,21 @@ class Office(Wire):
             self.journal.close()
         self.journal = Journal(self.folder / RESERVED / "journal.db")
         epoch, store_id = self.journal.open("store")
+        roster, artifacts = Roster(self.folder, "home", own), Artifacts(self.folder / "artifacts")
         around = Surroundings(
             fleet="home",
             epoch=epoch,
             store_id=store_id,
             model=False,
-            keyring=Unsigned(),
+            asks=True,
+            keyring=MasterKeys(None, TOPICS.parse, roster.keys_of),
             nonce=lambda: f"{next(self._numbers):016x}",
             goal_id=lambda: f"g{next(self._numbers)}",
             jitter=lambda: 0.5,
             local_time=lambda: "2026-11-22T10:30:00+01:00",
         )
-        roster, artifacts = Roster(self.folder, "home", own), Artifacts(self.folder / "artifacts")
-        self.desk = Desk(TOPICS, self.journal, roster, around, artifacts)
+        programs = Programs(self.folder / "programs", spare_bytes=0)
+        self.desk = Desk(TOPICS, self.journal, roster, around, artifacts, programs)
         self.desk.begin(self.now)
         self._publish(self.desk.connected())
 
@@ -77,27 +88,26 @@ class Office(Wire):
 
     # --- what people and files say --------------------------------------------------------------
 
-    def ask(self, message: msg.Message, client: str = "laptop") -> Dict[str, Any]:
+    def ask(self, message: msg.Message, client: str = "laptop", key: str = "") -> Dict[str, Any]:
         """A client's request and what it is answered."""
-        peer = Peer(self, "c", client)
+        peer = Peer(self, "c", client, key=key)
         peer.greet(f"{next(self._numbers):016x}")
         peer.send(message)
         (reply,) = self.told(peer, msg.Reply)
         return reply.error or reply.data
 
-    def manage(self, action: str, worker: str, secret: Optional[Secret] = None) -> Dict[str, Any]:
-        if secret is None:
-            return self.ask(msg.Manage(action, worker))
-        kept = identities.identity(secret)
-        return self.ask(msg.Manage(action, worker, kept.password_line, kept.key))
+    def manage(
+        self, action: str, name: str, secret: Optional[Secret] = None, now: bool = False
+    ) -> Dict[str, Any]:
+        return self.ask(wanted(action, secret, now) if secret else msg.Manage(action, name))
 
-    def add(self, worker: str) -> Secret:
-        secret = identities.new_secret("w", worker)
-        assert self.manage("add", worker, secret)["state"] == "added"
+    def add(self, name: str, kind: str = "w") -> Secret:
+        secret = identities.new_secret(kind, name)
+        assert self.manage("add", name, secret)["state"] == "added"
         return secret
 
-    def worker(self, name: str) -> Peer:
-        peer = Peer(self, "w", name)
+    def worker(self, name: str, key: str = "") -> Peer:
+        peer = Peer(self, "w", name, key=key)
         peer.join(f"{next(self._numbers):016x}")
         return peer
 
@@ -109,7 +119,7 @@ class Office(Wire):
         """Whom the file of identities has; the broker's file has the same."""
         found = Identities.load(self.identities)
         text = (self.folder / "broker" / "passwd").read_text()
-        assert text == identities.passwd_text(found)
+        assert text == passwd_text(found)
         return [line.partition(":")[0] for line in text.splitlines()]
 
     @property

@@ -10,7 +10,7 @@ from pibot.fleet.gateway import Incoming
 from pibot.line import Line
 from pibot.messages import Header, Message
 from pibot.session import Channel
-from pibot.signing import Unsigned
+from pibot.signing import Forged, GuestKeys, Keyring, Unsigned
 from pibot.topics import Topics
 from pibot.wire import Packet, Reader, Writer
 
@@ -32,8 +32,7 @@ class Wire:
         topic = TOPICS.worker(peer.name, "cmd") if peer.kind == "w" else peer.topic()[:-3] + "rep"
         found, rest = [], []
         for packet in self.packets:
-            mine = packet.topic == topic
-            said = Reader(Unsigned()).read(topic, packet.payload)[2] if mine else None
+            said = _heard(peer, packet) if packet.topic == topic else None
             if isinstance(said, kind):
                 found.append(said)
             else:
@@ -42,12 +41,23 @@ class Wire:
         return found
 
 
+def _heard(peer: Peer, packet: Packet) -> Optional[Message]:
+    """What a packet says to a peer; nothing, if another key has signed it."""
+    try:
+        return Reader(peer.keyring).read(packet.topic, packet.payload)[2]
+    except Forged:
+        return None
+
+
 class Peer:
     """A worker or client in front of a gateway."""
 
-    def __init__(self, gate: Wire, kind: str = "w", name: str = "w1", start: str = "a" * 16):
+    def __init__(
+        self, gate: Wire, kind: str = "w", name: str = "w1", start: str = "a" * 16, key: str = ""
+    ) -> None:
         self.gate, self.kind, self.name, self.start = gate, kind, name, start
-        writer = Writer(f"{kind}:{name}", name, Unsigned())
+        self.keyring: Keyring = GuestKeys(key) if key else Unsigned()
+        writer = Writer(f"{kind}:{name}", name, self.keyring)
         self.line = Line(writer, lambda channel: self.topic(), lambda: 0.5)
         self.channel: Optional[Channel] = None
         self.got: List[Tuple[Header, Message]] = []  # what came in chunks

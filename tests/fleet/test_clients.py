@@ -22,10 +22,12 @@ from pibot.fleet.clients import MAX_FOLLOWERS, Clients
 from pibot.fleet.gateway import Gateway, Request, Step
 from pibot.fleet.journal import Journal
 from pibot.fleet.manage import Manager
+from pibot.fleet.programs import Programs
 from pibot.fleet.records import Goal, Task
 from pibot.fleet.recovery import Recovery
 from pibot.fleet.roster import Own, Roster
 from pibot.fleet.scheduler import Scheduler
+from pibot.fleet.updates import Updates
 from pibot.session import Channel
 from pibot.signing import Unsigned
 from pibot.topics import Topics
@@ -50,7 +52,7 @@ class Desk:
         date = lambda: "2026-11-22T10:30:00"  # noqa: E731
         self.artifacts = Artifacts(path / "artifacts")
         self.roster = Roster(path, "home", Own(None, None, None))
-        manager = Manager(self.scheduler, self.roster, self.gateway, date)
+        manager = Manager(self.scheduler, self.roster, self.gateway, date, lambda client: "")
         self.clients = Clients(
             self.scheduler,
             self.journal,
@@ -61,6 +63,7 @@ class Desk:
             date,
             self.artifacts,
             Recovery(0.0, 0.0),
+            Updates(self.scheduler.pool, self.roster, Programs(path / "programs")),
         )
         self.told: List[msg.Event] = []
         self.jobs: List[ev.Job] = []
@@ -241,6 +244,32 @@ def test_large_arguments_are_bounded_together_and_free_their_room(
     assert "code" not in desk.submit("small"), "a small one is nobody's trouble"
     desk.result("g0-1")
     assert "code" not in desk.submit("g5", args=large)
+
+
+def test_arguments_weigh_once_for_each_worker_that_gets_them(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "MAX_OPEN_BYTES", 500_000)
+    for n in range(1, 7):
+        desk.join(f"w{n}")
+    refused = desk.submit(args={"text": "x" * 90_000}, all=True)
+    assert refused["code"] == "refused" and "bytes of arguments" in refused["message"]
+    assert "code" not in desk.submit(args={"text": "x" * 70_000}, all=True)
+    assert desk.submit("g2", args={"text": "x" * 110_000})["code"] == "refused"
+
+
+def test_arguments_of_before_a_restart_still_weigh(
+    tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "MAX_OPEN_BYTES", 500_000)
+    large = {"text": "x" * 110_000}
+    for i in range(4):
+        assert "code" not in desk.submit(f"g{i}", args=large)
+    desk.journal.close()
+    again = Desk(tmp_path)
+    again.scheduler.load(again.journal.open_facts(), again.now)
+    assert again.submit("g4", args=large)["code"] == "refused"
+    again.journal.close()
 
 
 def test_a_retry_beyond_the_limit_is_refused_and_can_be_asked_again(desk: Desk) -> None:

@@ -9,8 +9,8 @@ from fleet.peers import TOPICS, Peer
 from pibot import messages as msg
 from pibot.fleet import events as ev
 from pibot.fleet.gateway import REFUSALS, Incoming, Request, Step
-from pibot.fleet.pool import LEASE_S, MAX_WORKERS
-from pibot.messages import Message
+from pibot.fleet.pool import MAX_WORKERS
+from pibot.messages import LEASE_S, Message
 from pibot.signing import Unsigned, seal
 from pibot.wire import Reader
 

@@ -11,10 +11,11 @@ from typing import Iterator
 
 import pytest
 
-from fleet.office import OPEN, OWN, Office
+from fleet.office import OPEN, OWN, Office, wanted
 from fleet.peers import TOPICS, Peer
 from pibot import identities
 from pibot import messages as msg
+from pibot.errors import StoreError
 from pibot.identities import Identities, fits
 from pibot.topics import RESERVED
 
@@ -69,6 +70,25 @@ def test_an_open_fleet_has_no_files_until_somebody_adds_a_worker(open_office: Of
     assert open_office.names() == ["worker-1"]
 
 
+def test_what_the_journal_has_is_promised_whatever_becomes_of_the_roster(office: Office) -> None:
+    """A goal that was called refused and is done all the same would be typed again."""
+    laptop = Peer(office, "c", "laptop")
+    laptop.greet()
+    secret = identities.new_secret("w", "worker-1")
+    submit = msg.Submit("g1", skill="echo", args={"text": "x"}, timeout_s=60)
+    for message in (submit, wanted("add", secret)):
+        for payload in laptop.packets(message):
+            office.desk.take_packet(laptop.topic(), payload, office.now)
+    office.identities.with_name(f"{office.identities.name}.new").mkdir()  # it cannot be written
+    with pytest.raises(StoreError) as failed:
+        office.desk.store(office.now)
+    office.packets += office.desk.refuse(failed.value)
+    submitted, added = office.told(laptop, msg.Reply)
+    assert submitted.error is None and submitted.data["goal_id"] == "g1"
+    assert added.error is not None and added.error["code"] == "store"
+    assert [g.id for g in office.journal.recent(9)] == ["g1"]
+
+
 # --- add and rotate -------------------------------------------------------------------------------
 
 
@@ -103,18 +123,6 @@ def test_add_that_comes_twice_is_one_and_another_one_is_refused(office: Office) 
     assert refused["code"] == "usage" and "workers rotate worker-1" in refused["message"]
     after = Identities.load(office.identities).get("worker-1")
     assert after is not None and after.password_line == kept.password_line
-
-
-def test_rotate_ends_the_old_credentials(office: Office) -> None:
-    office.add("worker-1")
-    fresh = identities.new_secret("w", "worker-1")
-    for _ in range(2):
-        assert office.manage("rotate", "worker-1", fresh)["state"] == "rotated"
-    kept = Identities.load(office.identities).get("worker-1")
-    assert kept is not None and fits(kept.password_line, fresh.password) and kept.since
-    office.worker("worker-2")
-    said = office.manage("rotate", "worker-2", identities.new_secret("w", "worker-2"))
-    assert "workers add worker-2" in said["message"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Iterator
 
 import pytest
 
-from fleet.office import OPEN, Office
+from fleet.office import OPEN, Office, wanted
 from fleet.peers import Peer
 from pibot import identities
 from pibot import messages as msg
@@ -114,9 +114,9 @@ def test_killed_between_identities_and_broker_files(office: Office, action: str)
     office.add("worker-1")
     saved = copy_of(office)
     name = "worker-2" if action == "add" else "worker-1"
-    office.manage(action, name, identities.new_secret("w", name))
+    office.manage(action, name, identities.new_secret("w", name, "ab12"))
     wanted = (office.folder / "broker" / "passwd").read_text()
-    put_back(office, saved, "broker/passwd")
+    put_back(office, saved, "broker/passwd", "broker/acl")
     office.start()
     assert (office.folder / "broker" / "passwd").read_text() == wanted
     assert (office.folder / "broker" / "changed").exists()
@@ -129,18 +129,17 @@ def test_killed_between_journal_and_identities(office: Office, action: str) -> N
     if action == "add":
         office.manage("remove", "worker-1")
     saved = copy_of(office)
-    kept = identities.identity(identities.new_secret("w", "worker-1"))
-    request = msg.Manage(action, "worker-1", kept.password_line, kept.key)
+    request = wanted(action, identities.new_secret("w", "worker-1", "ab12"))
     office.ask(request)
     put_back(office, saved, "master/identities.json", "broker/passwd")
     office.start()
     assert office.names() == ([RESERVED, "worker-1"] if action == "rotate" else [RESERVED])
     assert "code" not in office.ask(request)
-    there = Identities.load(office.identities).get("worker-1")
+    there = Identities.load(office.identities).valid("worker-1")
     if action == "remove":
-        assert there is None and Peer(office, "w", "worker-1").greet() is None
+        assert there == [] and Peer(office, "w", "worker-1").greet() is None
     else:
-        assert there is not None and there.password_line == kept.password_line
+        assert there[-1].password_line == request.password_line
         office.worker("worker-1")
         assert office.states() == {"worker-1": "idle"}
 

@@ -217,7 +217,7 @@ def test_a_cancel_ends_a_call_that_hangs(server: ModelServer) -> None:
     threading.Timer(0.2, cancelled.set).start()
     begun = time.monotonic()
     found = planner(server).plan(PlanJob(GOAL), FLEET, (), begun + WAIT_S, cancelled)
-    assert found.error is not None and time.monotonic() - begun < 3.0
+    assert found.error is not None and time.monotonic() - begun < 10.0
 
 
 @pytest.mark.parametrize("count", [MAX_TASKS, MAX_TASKS + 1])
@@ -296,7 +296,7 @@ def test_jobs_answer_once_and_end_with_their_goal(server: ModelServer) -> None:
     begun = time.monotonic()
     jobs.start(AnswerJob(Goal("g2", text="slow")), FLEET, [])
     jobs.stop("g2")
-    assert inbox.wait(2)[1].answer is None and time.monotonic() - begun < 3.0
+    assert inbox.wait(2)[1].answer is None and time.monotonic() - begun < 10.0
     jobs.close()
 
 

@@ -10,10 +10,11 @@ from fleet.world import World, assigned, hello, sent
 from pibot import messages as msg
 from pibot.fleet import events as ev
 from pibot.fleet import recovery
+from pibot.fleet.board import MAX_OPEN_TASKS
 from pibot.fleet.goals import GATHER_S, LOST_NUMBERS
-from pibot.fleet.pool import LEASE_S
 from pibot.fleet.records import RECOVERED, Goal, Task
 from pibot.fleet.scheduler import Scheduler
+from pibot.messages import LEASE_S
 
 
 @pytest.fixture
@@ -61,6 +62,23 @@ def test_what_several_workers_have_of_a_goal_is_answered_together(world: World) 
     assert world.goal().state == "running"
     world.result("w2", "g1-2", output="two")
     assert (world.goal().state, world.goal().answer) == ("succeeded", "w1: one\nw2: two")
+
+
+@pytest.mark.parametrize("name", ["abc", "-1", "", "a b-1", "x" * 200 + "-1"])
+def test_what_cannot_be_a_task_is_not_believed(world: World, name: str) -> None:
+    """It would be a goal that no command can show or cancel."""
+    join(world, "w1", (name, 1))
+    done = ev.AttemptEnded("w1", msg.Result(name, 1, "succeeded", {}, None))
+    assert recovery.named(done, "") == []
+    assert not world.scheduler.board.goals and not world.scheduler.board.tasks
+
+
+def test_no_more_is_believed_than_may_be_open(world: World) -> None:
+    for i in range(MAX_OPEN_TASKS):
+        world.scheduler.board.apply(Task(f"t{i}", "g0", state="blocked"))
+    out = join(world, "w1", ("g1-1", 1))
+    assert sent(out, msg.Cancel) == [("w1", msg.Cancel("g1-1", 1))]
+    assert "g1-1" not in world.scheduler.board.tasks
 
 
 def test_a_worker_that_dies_with_it_ends_it(world: World) -> None:

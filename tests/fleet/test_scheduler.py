@@ -9,7 +9,8 @@ import pytest
 from fleet.world import World, assigned, hello, sent
 from pibot import messages as msg
 from pibot.fleet import events as ev
-from pibot.fleet.pool import AFTER_WILL_S, CLOSED_S, LEASE_S
+from pibot.fleet.pool import AFTER_WILL_S, CLOSED_S
+from pibot.messages import LEASE_S
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from fleet.world import World, assigned, sent
 from pibot import messages as msg
 from pibot.fleet import events as ev
-from pibot.fleet.pool import LEASE_S
 from pibot.fleet.records import DRAINING, FORGOTTEN, REMOVED, Attempt, Standing
+from pibot.messages import LEASE_S
 
 COMPLEX = "read the logs, then write a report"
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Type
 
 from pibot import messages as msg
+from pibot.agent import effects
 from pibot.agent import worker_core as core
 from pibot.errors import StoreError
 from pibot.fleet import events as ev
@@ -35,7 +36,7 @@ class Bugs:
     def store(self, master: "Master", now: float) -> None:
         master.desk.store(now)
 
-    def store_worker(self, worker: "Worker", facts: List[core.Fact]) -> None:
+    def store_worker(self, worker: "Worker", facts: List[effects.Fact]) -> None:
         worker.store(facts)
 
 
@@ -76,7 +77,7 @@ def _tell_first(master: "Master", kind: Type[msg.Message]) -> None:
 class GoalsAcknowledgedBeforeTheCommit(Bugs):
     def store(self, master: "Master", now: float) -> None:
         desk = master.desk
-        turn, desk._turn = desk._turn, Turn(promises=desk._turn.promises)
+        turn, desk._turn = desk._turn, Turn(kept=desk._turn.promises)
         master._send(desk.tell(now).packets)
         desk._turn = copy.copy(turn)
         desk._turn.promises = []
@@ -208,7 +209,7 @@ class TimersMissing(Bugs):
 
 
 class WorkersSpeakBeforeTheCommit(Bugs):
-    def store_worker(self, worker: "Worker", facts: List[core.Fact]) -> None:
+    def store_worker(self, worker: "Worker", facts: List[effects.Fact]) -> None:
         for out in worker._outs:
             for send in out.sends:
                 worker._publish(send)
@@ -218,9 +219,9 @@ class WorkersSpeakBeforeTheCommit(Bugs):
 
 class WorkersBeginWhatTheyCannotStore(Bugs):
     class new_core(core.WorkerCore):
-        def not_stored(self, outs: List[core.Out], why: str) -> core.Out:
+        def not_stored(self, outs: List[effects.Out], why: str) -> effects.Out:
             sends = [s for out in outs for s in out.sends]
-            return core.Out([], sends, [e for out in outs for e in out.effects])
+            return effects.Out([], sends, [e for out in outs for e in out.effects])
 
 
 class ResultsSaidOnce(Bugs):
@@ -232,7 +233,7 @@ class ResultsSaidOnce(Bugs):
 
 class ResultsForgottenOnceSaid(Bugs):
     class new_core(core.WorkerCore):
-        def _say_result(self, held: core.Held) -> None:
+        def _say_result(self, held: effects.Held) -> None:
             super()._say_result(held)
             self.held.pop(held.task, None)
 
@@ -277,6 +278,15 @@ class UnsafeWorkGoesOnAlone(Bugs):
         def _timers(self) -> None:
             self._acked_at = self._now
             super()._timers()
+
+
+class GoodbyesBeforeTheWorkStops(Bugs):
+    """What runs is told to stop, and is not waited for."""
+
+    class new_core(core.WorkerCore):
+        def leave(self, now: float) -> effects.Out:
+            self._leave_by = now
+            return super().leave(now)
 
 
 class LateAnswersRenewALease(Bugs):

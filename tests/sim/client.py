@@ -9,10 +9,10 @@ from pibot.errors import BadMessage
 from pibot.line import GuestLine
 from pibot.roles.client import RESEND_MAX_S, RESEND_S
 from pibot.session import Guest
-from pibot.signing import Unsigned
+from pibot.signing import GuestKeys
 from pibot.wire import Packet, Writer
 from sim.disk import Disk
-from sim.master import TOPICS
+from sim.master import TOPICS, key_of
 from sim.party import Party
 
 if TYPE_CHECKING:
@@ -35,9 +35,10 @@ class Client(Party):
 
     def boot(self) -> None:
         self._guest = Guest(self.world.nonce, self.chance.random)
-        writer = Writer(f"c:{self.name}", self.name, Unsigned())
+        keys = GuestKeys(key_of(self.name))
+        writer = Writer(f"c:{self.name}", self.name, keys)
         topic = TOPICS.client(self.name, "req")
-        self._line = GuestLine(writer, Unsigned(), topic, self._guest, self.chance.random)
+        self._line = GuestLine(writer, keys, topic, self.filters, self._guest, self.chance.random)
         self._start_id = self.world.nonce()
         self.waiting: List[Request] = []
 

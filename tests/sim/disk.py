@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Callable, Dict, Iterable, List, Optional, Tuple
 
-from pibot.agent.worker_core import Dropped, Held
-from pibot.agent.worker_core import Fact as WorkerFact
+from pibot.agent.effects import Dropped, Held
+from pibot.agent.effects import Fact as WorkerFact
 from pibot.errors import StoreError
 from pibot.fleet.records import Attempt, Fact, Goal, Known, Standing, Task
 

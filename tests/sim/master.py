@@ -9,10 +9,11 @@ from pibot.errors import StoreError
 from pibot.fleet import events as ev
 from pibot.fleet.artifacts import Artifacts
 from pibot.fleet.desk import Planning, Surroundings
+from pibot.fleet.programs import Programs
 from pibot.fleet.records import FORGOTTEN, REMOVED
 from pibot.fleet.roster import Own, Roster
 from pibot.roles.master import MEND_PAUSE_S
-from pibot.signing import Unsigned
+from pibot.signing import MasterKeys
 from pibot.topics import Topics
 from pibot.wire import Packet
 from sim.clock import chance_of
@@ -26,6 +27,11 @@ FLEET = "home"
 TOPICS = Topics(FLEET)
 NOWHERE = Path("/nonexistent/pibot-sim")
 STORE_ID = "5" * 16
+
+
+def key_of(name: str) -> str:
+    """The key with which a worker or client signs."""
+    return f"the key of {name}"
 
 
 class Master(Party):
@@ -50,13 +56,16 @@ class Master(Party):
             epoch=self.disk.epoch,
             store_id=STORE_ID,
             model=True,
-            keyring=Unsigned(),
+            asks=False,
+            keyring=MasterKeys("the master's", TOPICS.parse, lambda kind, name: [key_of(name)]),
             nonce=self.world.nonce,
             goal_id=lambda: "unused",
             jitter=self.chance.random,
             local_time=lambda: "2026-01-01T00:00:00+00:00",
         )
-        self.desk = self.world.bugs.new_desk(TOPICS, self.disk, roster, around, Artifacts(NOWHERE))
+        self.desk = self.world.bugs.new_desk(
+            TOPICS, self.disk, roster, around, Artifacts(NOWHERE), Programs(NOWHERE)
+        )
         self._begin()
 
     def _begin(self) -> None:

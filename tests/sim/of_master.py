@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Dict, Set, Tuple
 from pibot import messages as msg
 from pibot.fleet import events as ev
 from pibot.fleet.desk import Desk
-from pibot.fleet.pool import AFTER_WILL_S, CLOSED_S, LEASE_S
+from pibot.fleet.pool import AFTER_WILL_S, CLOSED_S
 from pibot.fleet.records import GONE, HELD, Task
 from pibot.fleet.scheduler import GRACE_S, RESEND_MAX_S
+from pibot.messages import LEASE_S
 
 if TYPE_CHECKING:
     from sim.witness import Witness

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Dict, List, Set, Tuple
 
 from pibot import messages as msg
+from pibot.agent import effects
 from pibot.agent import worker_core as core
 from pibot.line import Received
 
@@ -26,10 +27,10 @@ class WorkerWatch:
         self.held = {h.task: h for h in worker.core.held.values()}  # as stored
         self._said: Dict[str, float] = {}
 
-    def committed(self, facts: List[core.Fact]) -> None:
+    def committed(self, facts: List[effects.Fact]) -> None:
         for fact in facts:
             old = self.held.get(fact.task)
-            if isinstance(fact, core.Dropped):
+            if isinstance(fact, effects.Dropped):
                 self.held.pop(fact.task, None)
                 if old is not None and old.result is not None:
                     acked = self._has_ack(fact.task, old.att)
@@ -42,7 +43,7 @@ class WorkerWatch:
             self.held[fact.task] = fact
             self._w.worker_stored(self._worker.name, fact)
 
-    def heard(self, found: Received, out: core.Out) -> None:
+    def heard(self, found: Received, out: effects.Out) -> None:
         header, message = found.header, found.message
         if isinstance(
             message, msg.Assign
@@ -86,7 +87,7 @@ class WorkerWatch:
                 self._said.update((t, now) for t, _ in send.message.results)
         for out in outs:
             for fact in out.facts:
-                if isinstance(fact, core.Dropped):
+                if isinstance(fact, effects.Dropped):
                     att = max([a for t, a in self._acked if t == fact.task], default=0)
                     self._give_up(fact.task, att)
         for task, held in self.held.items():

@@ -16,7 +16,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Dict, List, Set, Tuple
 
 from pibot import messages as msg
-from pibot.agent import worker_core as core
+from pibot.agent import effects
 from pibot.fleet.desk import Desk
 from pibot.fleet.records import HELD, Fact, Goal, Task
 from pibot.line import Received
@@ -101,10 +101,10 @@ class Witness:
     def worker_begins(self, worker: "Worker") -> None:
         self._workers[worker.label] = WorkerWatch(self, worker)
 
-    def worker_committed(self, worker: "Worker", facts: List[core.Fact]) -> None:
+    def worker_committed(self, worker: "Worker", facts: List[effects.Fact]) -> None:
         self._workers[worker.label].committed(facts)
 
-    def worker_heard(self, worker: "Worker", found: Received, out: core.Out) -> None:
+    def worker_heard(self, worker: "Worker", found: Received, out: effects.Out) -> None:
         message = found.message
         self._workers[worker.label].heard(found, out)
         disk = self.world.master.disk
@@ -133,10 +133,17 @@ class Witness:
         stored = self._stored.get((name, task, result), 0) >= att
         self._must(stored, "stored first", task, f"{name} speaks of what it has not stored")
 
-    def worker_stored(self, name: str, held: core.Held) -> None:
+    def worker_stored(self, name: str, held: effects.Held) -> None:
         for result in (False, True) if held.result is not None else (False,):
             key = (name, held.task, result)
             self._stored[key] = max(held.att, self._stored.get(key, 0))
+
+    def says_goodbye(self, worker: "Worker") -> None:
+        """After it, others begin at once what ran here, also what is unsafe to repeat."""
+        for run in worker.runs.values():
+            frozen = self.world.loop.now < worker.frozen_until + SLACK_S  # it could do nothing
+            over = frozen or not run.active
+            self._must(over, "once", run.assign.task, "it runs on after the goodbye")
 
     def worker_turn(self, worker: "Worker", now: float) -> None:
         self._workers[worker.label].turn(now)

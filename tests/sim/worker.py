@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from pibot import messages as msg
-from pibot.agent import worker_core as core
+from pibot.agent import effects
 from pibot.errors import BadMessage, StoreError
 from pibot.line import GuestLine
 from pibot.session import Guest
-from pibot.signing import Unsigned
+from pibot.signing import GuestKeys
 from pibot.wire import Packet, Writer
 from sim.disk import WorkerDisk
-from sim.master import TOPICS
+from sim.master import TOPICS, key_of
 from sim.party import Party
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ SKILLS = [
     {"name": name, "phrases": [], "params": [], "repeatable": name != "unlock"}
     for name in ("echo", "measure", "unlock", "break")
 ]
+LEAVE = object()  # in the inbox: SIGTERM has come
 LARGE = "x" * 70_000  # does not fit into one packet
 
 
@@ -63,6 +64,7 @@ class Worker(Party):
         self.slots = about.get("slots", 1)
         self.proto = about.get("proto", (1, 1))
         self.runs: Dict[str, Run] = {}
+        self._again_s: Optional[float] = None  # after a polite end
 
     def boot(self) -> None:
         inc, held = self.disk.open()
@@ -84,11 +86,12 @@ class Worker(Party):
             held,
             self.clock.read(),
         )
-        self._writer = Writer(f"w:{self.name}", self.name, Unsigned())
+        keys = GuestKeys(key_of(self.name))
+        self._writer = Writer(f"w:{self.name}", self.name, keys)
         topic, guest, jitter = TOPICS.worker(self.name, "evt"), self.guest, self.chance.random
-        self._line = GuestLine(self._writer, Unsigned(), topic, guest, jitter)
-        self._unstored: List[core.Fact] = []
-        self._outs: List[core.Out] = []
+        self._line = GuestLine(self._writer, keys, topic, self.filters, guest, jitter)
+        self._unstored: List[effects.Fact] = []
+        self._outs: List[effects.Out] = []
         self.world.witness.worker_begins(self)
 
     @property
@@ -106,12 +109,18 @@ class Worker(Party):
         self.runs.clear()
 
     def leave(self, again_s: Optional[float]) -> None:
-        """SIGTERM: interrupt, say goodbye, end."""
-        if not self.alive or self.loop.now < self.frozen_until:
+        """SIGTERM: have all stopped, say goodbye, end."""
+        if self.alive:
+            self._again_s = again_s
+            self.put(LEAVE)
+
+    def _go(self, life: int) -> None:
+        if life != self.lives:
             return
-        for send in self.core.stopping(self.clock.read()).sends:
+        self.world.witness.says_goodbye(self)
+        for send in self.core.goodbye(self.clock.read()).sends:
             self._publish(send)
-        self.kill(again_s, politely=True)
+        self.kill(self._again_s, politely=True)
 
     # --- a turn -----------------------------------------------------------------------------------
 
@@ -119,7 +128,9 @@ class Worker(Party):
         self._outs = [out for item in items for out in self._taken(item, now)]
         self._outs.append(self.core.tick(now))
 
-    def _taken(self, item: Any, now: float) -> List[core.Out]:
+    def _taken(self, item: Any, now: float) -> List[effects.Out]:
+        if item is LEAVE:
+            return [self.core.leave(now)]
         if isinstance(item, msg.Result):
             self.runs.pop(item.task, None)
             return [self.core.ended(item, now)]
@@ -148,7 +159,7 @@ class Worker(Party):
         except StoreError as error:
             self.note("cannot store")
             outs = [self.core.not_stored(outs, str(error))]
-            self._unstored = [f for f in self._unstored if isinstance(f, core.Dropped)]
+            self._unstored = [f for f in self._unstored if isinstance(f, effects.Dropped)]
             self._unstored += outs[0].facts
         for out in outs:
             for send in out.sends:
@@ -157,22 +168,24 @@ class Worker(Party):
             for effect in out.effects:
                 self._do(effect)
         for fact in facts:
-            if isinstance(fact, core.Dropped):
+            if isinstance(fact, effects.Dropped):
                 self._line.withdraw(("result", fact.task))
         self._hand_over(self._line.due(now))
         self.world.witness.worker_turn(self, now)
+        if self.core.may_go(now):
+            self.loop.at(self.loop.now, self._go, self.lives)
 
-    def store(self, facts: List[core.Fact]) -> None:
+    def store(self, facts: List[effects.Fact]) -> None:
         self._unstored += facts
-        if any(isinstance(f, core.Held) for f in facts):
+        if any(isinstance(f, effects.Held) for f in facts):
             self.disk.commit(self._unstored)
             self._unstored = []
 
     def drops(self, task: str) -> bool:
         """Whether the next commit will forget this result."""
-        return any(isinstance(f, core.Dropped) and f.task == task for f in self._unstored)
+        return any(isinstance(f, effects.Dropped) and f.task == task for f in self._unstored)
 
-    def _publish(self, send: core.Send) -> None:
+    def _publish(self, send: effects.Send) -> None:
         topic = TOPICS.worker(self.name, send.channel)
         self.note("→", send.message)
         self._hand_over(self._line.send(topic, send.message, send.qos, send.joining))
@@ -183,20 +196,22 @@ class Worker(Party):
 
     # --- attempts ---------------------------------------------------------------------------------
 
-    def _do(self, effect: core.Effect) -> None:
-        if isinstance(effect, core.Start):
+    def _do(self, effect: effects.Effect) -> None:
+        if isinstance(effect, effects.Start):
             self._start(effect.assign)
-        elif isinstance(effect, core.Interrupt):
+        elif isinstance(effect, effects.Interrupt):
             self.note("interrupts", effect.task, effect.why)
             run = self.runs.get(effect.task)
             if run is not None and run.stopped is None:
                 run.stopped = self.loop.now
                 self.loop.after(self.chance.uniform(0.0, 0.2), self._end, run, "cancelled")
-        elif isinstance(effect, core.Renew):
+        elif isinstance(effect, effects.Renew):
             self.note("connects anew")
             self.renew()
-        elif isinstance(effect, core.Say):
+        elif isinstance(effect, effects.Say):
             self.note("says", effect.text)
+        elif isinstance(effect, effects.Unheard):
+            self.note("is not heard")
         else:
             raise AssertionError(f"{effect}: nothing here shares files")
 

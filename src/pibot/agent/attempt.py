@@ -17,6 +17,7 @@ from pibot.errors import ModelError
 from pibot.messages import RESULT_BYTES, Assign, Result
 
 TRACE_STEPS = 200
+ERROR_CHARS = 10_000
 Step = Mapping[str, Any]
 
 
@@ -121,7 +122,7 @@ class Attempt:
         state, error = "succeeded", None
         if not outcome.success:
             state = "cancelled" if self.cancelled.is_set() else "timed_out" if late else "failed"
-            error = outcome.error or outcome.output or state
+            error = (outcome.error or outcome.output or state)[:ERROR_CHARS]
         usage = outcome.usage.to_json()
         task, att, trace = self.assign.task, self.assign.att, list(self.trace)
         return Result(task, att, state, result, error, usage, trace, files)

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any, Iterable, List, Sequence
 
-from pibot.agent.worker_core import Dropped, Fact, Held
+from pibot.agent.effects import Dropped, Fact, Held
 from pibot.errors import BadMessage, DamagedStore
-from pibot.messages import Result, read
+from pibot.fields import read
+from pibot.messages import Result
 from pibot.store import Schema, Statement, Store
 from pibot.strictjson import MAX_DEPTH, parse
 

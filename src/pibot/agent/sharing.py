@@ -6,7 +6,6 @@ The master fetches them slice by slice before it takes the result; until then th
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 import threading
 from pathlib import Path
@@ -15,9 +14,7 @@ from typing import Any, Dict, List, Tuple
 from pibot import paths
 from pibot.errors import SkillError
 from pibot.messages import FILE_SLICE_BYTES, SHARED_BYTES, SHARED_FILES, Fetch, Slice
-from pibot.skills._workspace import explained, open_file, parts_of
-
-_READ_BYTES = 1 << 20
+from pibot.skills._workspace import explained, measured, open_file, parts_of
 
 
 class Shared:
@@ -67,14 +64,11 @@ class Shared:
 
     def _measured(self, name: str, room: int) -> Tuple[int, str]:
         """Size and SHA-256 of a file, which may have grown since it was shared."""
-        digest, size = hashlib.sha256(), 0
-        with explained(name), open_file(self, name, os.O_RDONLY) as fd:
-            while data := os.read(fd, _READ_BYTES):
-                size += len(data)
-                if size > room:
-                    raise SkillError(f"{name}: has grown, and is more than a task may share")
-                digest.update(data)
-        return size, digest.hexdigest()
+        with explained(name):
+            size, sha256 = measured(self, name, room)
+        if size > room:
+            raise SkillError(f"{name}: has grown, and is more than a task may share")
+        return size, sha256
 
 
 def cut(workspaces: Path, fetch: Fetch) -> Slice:

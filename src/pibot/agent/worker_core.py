@@ -10,22 +10,37 @@ come out, to be done in this order.
     the attempt ended              →  store, `result`, again with growing pauses until result_ack
     cancel                         →  interrupt; its `result` says how it ended
     fetch                          →  a slice of a file that a result names, read by the driver
+    install, program_slice         →  to whoever fetches a new program for this worker
     no answer on a connection      →  make another
     no hb_ack for almost a lease   →  stop what is unsafe to repeat, before others begin it
     welcome                        →  inventory: all that it holds; then its results once more
+    the process is to end          →  interrupt all, begin no more; goodbye once all has stopped
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
-from typing import Any, Callable, Dict, List, Optional, Set, Union
+from dataclasses import dataclass, replace
+from typing import Any, Callable, Dict, List, Set
 
 from pibot import messages as msg
+from pibot.agent.effects import (
+    Deliver,
+    Dropped,
+    Held,
+    Interrupt,
+    Out,
+    Program,
+    Renew,
+    Say,
+    Send,
+    Start,
+    Unheard,
+)
+from pibot.messages import HEARTBEAT_S, LEASE_S
 from pibot.session import Doubt, Guest
+from pibot.silence import SILENT_HELLOS
 
-HEARTBEAT_S = 5.0
-LEASE_S = 30.0
 STOP_S = 0.9 * LEASE_S  # before the master gives it away: clocks differ, stopping takes time
 DEAF_S = 12.0  # without hb_ack: the session may be gone on the other side
 RESEND_S = 1.0
@@ -34,77 +49,12 @@ REFUSED_S = 5.0
 CANCELLED = "cancelled"
 ANNOUNCE_WITHIN_S = 0.5
 REMEMBERED = 2_000  # attempts that were given up
+KEY_REFUSED = (
+    "it seems that the master does not know the PIBOT_KEY of this worker: `pibot.pyz workers list` "
+    "on the master shows whether it was added, `pibot.pyz workers rotate` makes a new file for it"
+)
+WIND_UP_S = 5.0  # for what runs to stop when the process ends
 ACCEPT_S = 0.02  # a task that is done within this is not accepted first: its result says enough
-
-
-@dataclass(frozen=True)
-class Held:
-    """One attempt that this worker answers for. `result` is None while it runs."""
-
-    task: str
-    att: int
-    unsafe: bool = False
-    result: Optional[msg.Result] = None
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """The master has the result: this task may be forgotten."""
-
-    task: str
-
-
-Fact = Union[Held, Dropped]
-
-
-@dataclass(frozen=True)
-class Send:
-    """`channel` is evt, hb or prog; `joining` marks what is said outside a session."""
-
-    channel: str
-    message: msg.Message
-    qos: int = 1
-    joining: bool = False
-
-
-@dataclass(frozen=True)
-class Start:
-    assign: msg.Assign
-
-
-@dataclass(frozen=True)
-class Interrupt:
-    task: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Say:
-    """Something that the operator of this machine should read in its log."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Deliver:
-    """Read a slice of a shared file and send it."""
-
-    fetch: msg.Fetch
-
-
-@dataclass(frozen=True)
-class Renew:
-    """The connection stands, but nobody answers on it: make another."""
-
-
-Effect = Union[Start, Interrupt, Say, Deliver, Renew]
-
-
-@dataclass
-class Out:
-    facts: List[Fact] = field(default_factory=list)
-    sends: List[Send] = field(default_factory=list)
-    effects: List[Effect] = field(default_factory=list)
 
 
 @dataclass
@@ -127,6 +77,7 @@ class WorkerCore:
         self.guest, self._hello, self._slots, self._jitter = guest, hello, slots, jitter
         self.held: Dict[str, Held] = {h.task: h for h in held}
         self.facts: Dict[str, Any] = {}
+        self.answered = False  # whether the master has ever answered a heartbeat of this process
         self._stopping: Dict[str, str] = {}  # interrupted attempts, and why
         self._resends: Dict[str, Resend] = {}
         self._accept_at: Dict[str, float] = {}
@@ -134,10 +85,13 @@ class WorkerCore:
         self._unsaved: Set[str] = set()  # held, but not as the store has it
         self._doubt = Doubt(jitter)
         self._refused = ""
+        self._connected = False
+        self._unheard = 0  # hellos on a connection that nobody has answered
         self._heartbeat_at = 0.0
         self._heard_at = now  # when the master has answered last
         self._acked_at = now  # when we said what it had then: its lease for us began no earlier
         self._joined_at = now
+        self._leave_by = 0.0  # when the goodbye is due at the latest, once the process is to end
         self._now = 0.0
         self._out = Out()
 
@@ -149,6 +103,16 @@ class WorkerCore:
     def silent_s(self, now: float) -> float:
         """Seconds since the master last answered."""
         return now - self._heard_at
+
+    @property
+    def is_unheard(self) -> bool:
+        """Whether nobody answers our hellos."""
+        return self._unheard >= SILENT_HELLOS
+
+    @property
+    def key_refused(self) -> bool:
+        """Whether somebody has said that the master does not know our key."""
+        return self._refused == msg.KEY
 
     def _begin(self, now: float) -> Out:
         self._now, self._out = now, Out()
@@ -168,6 +132,7 @@ class WorkerCore:
     def connected(self, now: float) -> Out:
         """The broker took us (again): a session of before is worth nothing now."""
         out = self._begin(now)
+        self._connected = True
         self.guest.channel = None
         self.guest.again(now)
         self._doubt.connected(now)
@@ -176,6 +141,7 @@ class WorkerCore:
 
     def disconnected(self) -> None:
         """The connection to the broker is gone, and known to be."""
+        self._connected = False
         self._doubt.lost()
 
     def tick(self, now: float) -> Out:
@@ -198,8 +164,20 @@ class WorkerCore:
             self._say_result(held)
         return out
 
-    def stopping(self, now: float) -> Out:
-        """The process ends, on purpose: what runs here may run elsewhere at once."""
+    def leave(self, now: float) -> Out:
+        """The process is to end, on purpose: have what runs here stopped first."""
+        out = self._begin(now)
+        self._leave_by = self._leave_by or now + WIND_UP_S
+        for task in self.running:
+            self._interrupt(task, "this worker stops")
+        return out
+
+    def may_go(self, now: float) -> bool:
+        """Whether the goodbye can be said: after it, others begin at once what ran here."""
+        return bool(self._leave_by) and (not self.running or now >= self._leave_by)
+
+    def goodbye(self, now: float) -> Out:
+        """The last word."""
         out = self._begin(now)
         self._send(msg.Bye())
         return out
@@ -231,6 +209,13 @@ class WorkerCore:
         self._in_session(header, message)
         return out
 
+    def beat(self, now: float) -> Out:
+        """What a heartbeat says is new: say it now."""
+        out = self._begin(now)
+        if self.guest.channel is not None:
+            self._beat()
+        return out
+
     def _in_session(self, header: msg.Header, message: msg.Message) -> None:
         # Whatever comes in a session proves that its inventory has arrived.
         self._acked_at = max(self._acked_at, self._joined_at)
@@ -242,7 +227,10 @@ class WorkerCore:
             self._on_result_ack(message)
         elif isinstance(message, msg.Fetch):
             self._on_fetch(message)
+        elif isinstance(message, (msg.Install, msg.ProgramSlice)):
+            self._out.effects.append(Program(message))
         elif isinstance(message, msg.HbAck):
+            self.answered = True
             self._heard_at = self._now
             said_at = message.at_ms / 1000 or self._now  # 0: from a master that does not say
             self._acked_at = max(self._acked_at, min(said_at, self._now))
@@ -280,7 +268,7 @@ class WorkerCore:
         if not self.guest.welcomed(header, message, self._hello(message.nonce)):
             return
         self._heard_at = self._joined_at = self._now
-        self._refused = ""
+        self._refused, self._unheard = "", 0
         self._doubt.heard(self._now)
         done = [h for h in self.held.values() if h.result is not None]
         running = [[h.task, h.att] for h in self.held.values() if h.result is None]
@@ -293,15 +281,25 @@ class WorkerCore:
         if message.reason == "session":
             self.guest.again(self._now, ANNOUNCE_WITHIN_S)
             return
+        if message.reason == msg.KEY:
+            self._on_key_refused()
+            return
         if not self.guest.asked(message.to):
             return  # it answers a hello of before: whoever repeats it stops nothing here
         self._doubt.heard(self._now)
+        self._unheard = 0
         if message.reason != self._refused:
             self._out.effects.append(Say(message.detail or f"the master refused: {message.reason}"))
         self._refused = message.reason
         self.guest.later(self._now, REFUSED_S)
         for task in self.running:
             self._interrupt(task, message.reason)
+
+    def _on_key_refused(self) -> None:
+        """Anybody may have said that: it changes nothing, but its operator should look."""
+        if self.guest.channel is None and self._refused != msg.KEY:
+            self._refused = msg.KEY
+            self._out.effects.append(Say(KEY_REFUSED))
 
     def _beat(self) -> None:
         held = [[h.task, h.att] for h in self.held.values()]
@@ -321,6 +319,9 @@ class WorkerCore:
             self._again(held, assign)
 
     def _begin_attempt(self, assign: msg.Assign) -> None:
+        if self._leave_by:
+            self._decline(assign.task, assign.att, "stopping")
+            return
         if len(self.running) >= self._slots:
             self._decline(assign.task, assign.att, "busy")
             return
@@ -427,6 +428,8 @@ class WorkerCore:
             times += [self._heartbeat_at, *self._accept_at.values()]
         if any(self.held[t].unsafe and t not in self._stopping for t in self.running):
             times.append(self._acked_at + STOP_S)
+        if self._leave_by:
+            times.append(self._leave_by)
         return min(times, default=self._now + HEARTBEAT_S)
 
     def _timers(self) -> None:
@@ -444,10 +447,16 @@ class WorkerCore:
         if self.guest.due(now):
             hello = self._hello(self.guest.hello_nonce(now))
             self._out.sends.append(Send("evt", hello, joining=True))
+            self._count_hello()
         if now - self._acked_at >= STOP_S:
             for task in self.running:
                 if self.held[task].unsafe:
                     self._interrupt(task, "the master was silent for a lease")
+
+    def _count_hello(self) -> None:
+        self._unheard += self._connected
+        if self._connected and self._unheard == SILENT_HELLOS and not self.key_refused:
+            self._out.effects.append(Unheard())
 
     def _resend_results(self) -> None:
         for task, resend in list(self._resends.items()):

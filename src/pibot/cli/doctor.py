@@ -24,25 +24,34 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--online", action="store_true", help="also ask the model endpoint, for one token"
     )
+    parser.add_argument(
+        "--security", action="store_true", help="how well it is guarded, with a score"
+    )
     with_json(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    from pibot.doctor.runner import checks_of, examine
+    from pibot.doctor import runner, security
     from pibot.doctor.surroundings import Surroundings
 
-    here = Surroundings(program(), dict(os.environ), options.env_file, options.online)
+    here = Surroundings(
+        program(), dict(os.environ), options.env_file, options.online, options.security
+    )
+    checks = security.checks_of(here) if options.security else runner.checks_of(here)
     found: List[Finding] = []
-    for finding in examine(checks_of(here)):
+    for finding in runner.examine(checks):
         found.append(_safe(finding))
         if not options.json:
             _show(found[-1])
     failed = any(finding.state == FAIL for finding in found)
+    score = {"score": security.score(found)} if options.security else {}
     if options.json:
-        present.say_json({"ok": not failed, "checks": [f._asdict() for f in found]})
+        document = {"ok": not failed, **score, "checks": [f._asdict() for f in found]}
+        present.say_json(document)
     else:
         counts = [(state, sum(f.state == state for f in found)) for state in (OK, WARN, FAIL)]
-        present.say(", ".join(f"{count} {state}" for state, count in counts))
+        told = [f"{count} {state}" for state, count in counts]
+        present.say(", ".join([*(f"score {s:g} of 10" for s in score.values()), *told]))
     return EXIT_FAILED if failed else EXIT_OK
 
 

@@ -84,6 +84,8 @@ def _files(goal_id: str, files: List[Dict[str, Any]]) -> str:
     """The files that can be downloaded, in one line."""
     named = ", ".join(present.file(one) for one in files[:FILES])
     more = f" and {len(files) - FILES} more" if len(files) > FILES else ""
+    if all(one["error"] for one in files):
+        return f"files: {named}{more}"
     return f"files: {named}{more}; get them with `pibot.pyz show {goal_id} --save DIR`"
 
 

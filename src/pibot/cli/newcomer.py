@@ -1,4 +1,4 @@
-"""The files that a new worker gets: NAME.env, and a copy of the broker's CA where TLS is used.
+"""The files that a newcomer gets: NAME.env, and a copy of the CA where that is a file.
 
 They are written whole before the master is asked, so that nothing can go wrong afterwards; if the
 master does not take the name, nothing of them is left.
@@ -62,7 +62,8 @@ def written(settings: Settings, secret: Secret, host: str) -> Iterator[Files]:
     made: List[Path] = []
     try:
         ca = _copy_ca(settings.mqtt_ca_file, made) if settings.mqtt_ca_file else None
-        text = env_text(secret, settings.fleet, host, settings.mqtt_port, CA_FILE if ca else None)
+        place = (settings.fleet, host, settings.mqtt_port)
+        text = env_text(secret, *place, CA_FILE if ca else None, settings.ca)
         env = _make(Path(f"{secret.name}.env"), text, made)
         yield Files(env, ca, host)
     except BaseException:

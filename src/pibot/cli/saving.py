@@ -22,7 +22,7 @@ from pibot import paths
 from pibot.errors import PibotError, Refused, Unreachable
 from pibot.files import write_all
 from pibot.roles.client import Fleet, Pending
-from pibot.skills._workspace import explained, open_file, open_parent
+from pibot.skills._workspace import explained, measured, open_file, open_parent
 
 PARTS = ".pibot-parts"
 WINDOW = 16
@@ -95,7 +95,7 @@ def _saved(fleet: Fleet, file: File, target: Target, where: str, shown: Shown) -
         return "the master does not say what it should be"
     try:
         with explained(where), open_parent(target, where, make=True) as (folder, name):
-            there = _sha256_of(target, where) if name in os.listdir(folder) else None
+            there = measured(target, where)[1] if name in os.listdir(folder) else None
             if there is None:
                 _download(fleet, file, target, folder, name, shown)
             elif there != file["sha256"]:
@@ -107,14 +107,6 @@ def _saved(fleet: Fleet, file: File, target: Target, where: str, shown: Shown) -
     return None
 
 
-def _sha256_of(target: Target, where: str) -> str:
-    digest = hashlib.sha256()
-    with open_file(target, where, os.O_RDONLY) as fd:
-        while data := os.read(fd, _READ_BYTES):
-            digest.update(data)
-    return digest.hexdigest()
-
-
 def _download(
     fleet: Fleet, file: File, target: Target, folder: int, name: str, shown: Shown
 ) -> None:
@@ -123,15 +115,29 @@ def _download(
     for _ in range(2):
         if _fetched(fleet, file, target, part, shown):
             with open_parent(target, part) as (parts, there):
-                os.rename(there, name, src_dir_fd=parts, dst_dir_fd=folder)
+                _name(parts, there, folder, name)
             return
     raise Refused("what came is not what was announced (its SHA-256 differs)")
+
+
+def _name(parts: int, part: str, folder: int, name: str) -> None:
+    """Give a part its name; a file that has come there meanwhile stays."""
+    try:
+        os.link(part, name, src_dir_fd=parts, dst_dir_fd=folder, follow_symlinks=False)
+    except FileExistsError:
+        raise Refused("another file has come there meanwhile: move it away") from None
+    except OSError:  # a memory stick knows no second names
+        if name in os.listdir(folder):
+            raise Refused("another file has come there meanwhile: move it away") from None
+        os.rename(part, name, src_dir_fd=parts, dst_dir_fd=folder)
+        return
+    os.unlink(part, dir_fd=parts)
 
 
 def _fetched(fleet: Fleet, file: File, target: Target, part: str, shown: Shown) -> bool:
     """Go on with a file from where it is; whether its bytes are right."""
     digest, have, size = hashlib.sha256(), 0, int(file["size"])
-    with open_file(target, part, os.O_RDWR | os.O_CREAT) as fd:
+    with explained(PARTS), open_file(target, part, os.O_RDWR | os.O_CREAT) as fd:
         _lock(fd)
         while data := os.read(fd, _READ_BYTES):
             digest.update(data)

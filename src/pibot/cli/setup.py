@@ -61,6 +61,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--uninstall", action="store_true", help="remove all but the fleet's records"
     )
     parser.add_argument("--place-broker-files", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--place-program", action="store_true", help=argparse.SUPPRESS)
     with_json(parser)
 
 
@@ -69,6 +70,11 @@ def run(options: argparse.Namespace) -> int:
         from pibot.deploy.broker_files import place_and_reload
 
         place_and_reload()
+        return EXIT_OK
+    if options.place_program:
+        from pibot.deploy.program import place_and_restart
+
+        place_and_restart(_root(options))
         return EXIT_OK
     _check(options)
     try:
@@ -138,14 +144,15 @@ def _look(options: argparse.Namespace, tree: Tree) -> Facts:
 
 
 def _plan(options: argparse.Namespace, facts: Facts) -> Plan:
-    from pibot.deploy import credentials, machine, plan, removal, settle
+    from pibot.deploy import certificates, credentials, machine, plan, removal, settle
     from pibot.deploy.facts import Wishes
 
     if options.uninstall:
         return removal.uninstall(facts, options.role or "")
     wishes = Wishes(options.role, options.fleet, not options.no_broker)
     settled = settle.settle(facts, wishes)
-    access = credentials.prepare(facts, settled) if settled.credentials else None
+    made = certificates.prepare(facts, settled.fleet) if settled.broker else None
+    access = credentials.prepare(facts, settled, made) if settled.credentials else None
     return plan.install(facts, wishes, settled, access, machine.read_texts(facts))
 
 

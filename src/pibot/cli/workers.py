@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from pibot.cli import newcomer, present
-from pibot.cli.parser import Interrupted, program, settings, with_json
+from pibot.cli import enrol, present
+from pibot.cli.parser import program, settings, with_json
 from pibot.cli.present import duration, line
 from pibot.cli.status import THERE
 from pibot.config import Settings
-from pibot.errors import EXIT_OK, Unreachable, UsageError
-from pibot.identities import WORKER, Secret, check, identity, new_secret
-
-if TYPE_CHECKING:
-    from pibot.roles.client import Fleet
+from pibot.errors import EXIT_OK, UsageError
+from pibot.identities import check, new_secret, new_suffix
+from pibot.topics import WORKER
 
 EXAMPLE = "pibot.pyz workers add worker-3"
 ACTIONS = ("list", "add", "remove", "rotate", "drain", "resume")
 HEADER = ("WORKER", "STATE", "ADDED", "VERSION", "TAGS", "HOST", "SEEN")
 Said = Tuple[Dict[str, Any], str]  # for programs and for people
-OPEN = (
-    "this fleet has no credentials, and its broker serves this machine only: to have workers on "
-    "other machines run `sudo python3 pibot.pyz setup --role master` first, and add them there"
-)
+_DONE = {
+    "added": "is added",
+    "rotating": "gets new credentials; the old ones count until it has come with the new ones",
+    "rotated": "has new credentials; the old ones have ended",
+}
 HERE = "If the worker is this machine, `sudo pibot.pyz setup --role worker` here is enough."
 
 
@@ -33,8 +32,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "action",
         choices=ACTIONS,
         metavar="|".join(ACTIONS),
-        help="add: make credentials and write NAME.env here; rotate: make new ones; remove: end "
-        "them, others take its tasks; drain: no new tasks; resume: tasks again",
+        help="add: make credentials and write NAME.env here; rotate: make new ones, the old ones "
+        "count until the worker has come with them; remove: end them, others take its tasks; "
+        "drain: no new tasks; resume: tasks again",
     )
     parser.add_argument("worker", metavar="NAME", nargs="?", help="the worker; not with list")
     parser.add_argument(
@@ -42,6 +42,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="with add and rotate: where the worker finds the broker; default this machine's "
         "address, if the broker runs here",
+    )
+    parser.add_argument(
+        "--now", action="store_true", help="with rotate: end the old credentials at once"
     )
     with_json(parser)
 
@@ -53,13 +56,15 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"`workers {action}` {need}: see `pibot.pyz workers --help`")
     if options.host is not None and action not in ("add", "rotate"):
         raise UsageError("--host goes with add and rotate only")
+    if options.now and action != "rotate":
+        raise UsageError("--now goes with rotate only")
     if name is not None:
         check(WORKER, name)
     found = settings(options)
     if action == "list":
         document, text = _list(found)
     elif action in ("add", "rotate"):
-        document, text = _give(found, action, name, options.host)
+        document, text = _give(found, action, name, options.host, options.now)
     else:
         document, text = _decide(found, action, name)
     if options.json:
@@ -90,6 +95,8 @@ def _row(row: Mapping[str, Any]) -> List[str]:
     state = row["state"] or "not seen yet"
     if row["draining"] and state != "draining":
         state += ", draining"
+    if row.get("rotating"):
+        state += ", rotating"
     cells = [
         row["worker_id"],
         state,
@@ -105,60 +112,20 @@ def _row(row: Mapping[str, Any]) -> List[str]:
 # --- add and rotate -------------------------------------------------------------------------------
 
 
-def _give(found: Settings, action: str, name: str, host: Optional[str]) -> Said:
-    """Write the files, then have the master take what checks them."""
-    if not (found.is_loopback_broker or found.tls):
-        raise UsageError(
-            f"the connection to {found.mqtt_host} is not encrypted, so others could read the new "
-            "key: run this on the master's machine if it has the broker, use TLS (MQTT_CA_FILE), "
-            "or make the worker's user and file by hand (docs/own-broker.md)"
-        )
-    from pibot.roles.client import Fleet  # now: it takes a while, and then files are there
-
-    secret = new_secret(WORKER, name)
-    address = newcomer.broker_address(found, host)
-    with newcomer.written(found, secret, address) as files, Fleet.connect(found) as fleet:
-        reply = _ask(fleet, action, secret)
-        document = {
-            "worker_id": name,
-            "state": reply["state"],
-            "file": str(files.env.absolute()),
-            "ca_file": str(files.ca.absolute()) if files.ca else None,
-            "fleet": found.fleet,
-            "host": files.host,
-            "port": found.mqtt_port,
-        }
-    if not reply["credentials"]:
-        present.note(f"note: {OPEN}")
-    return document, _next_steps(action, name, files, found.is_loopback_broker)
+def _give(found: Settings, action: str, name: str, host: Optional[str], now: bool) -> Said:
+    suffix = new_suffix() if action == "rotate" else ""
+    given = enrol.give(found, action, new_secret(WORKER, name, suffix), host, now)
+    document = {"worker_id": name, "state": given.reply["state"], **given.place}
+    return document, _next_steps(name, given, found.is_loopback_broker)
 
 
-def _ask(fleet: Fleet, action: str, secret: Secret) -> Dict[str, Any]:
-    from pibot import messages as msg
-
-    kept = identity(secret)
-    try:
-        return fleet.ask(msg.Manage(action, secret.name, kept.password_line, kept.key))
-    except Unreachable as error:
-        raise Unreachable(f"{error}; {_in_doubt(secret.name)}") from None
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; {_in_doubt(secret.name)}") from None
-
-
-def _in_doubt(name: str) -> str:
-    return (
-        f"whether the master took {name} is not known, and its file is removed: see `pibot.pyz "
-        f"workers list`, and if {name} is there, `pibot.pyz workers rotate {name}`"
-    )
-
-
-def _next_steps(action: str, name: str, files: newcomer.Files, here: bool) -> str:
-    pyz = str(program()) if program().suffix == ".pyz" else "pibot.pyz"
+def _next_steps(name: str, given: enrol.Given, here: bool) -> str:
+    files, pyz = given.files, str(program()) if program().suffix == ".pyz" else "pibot.pyz"
     names = [pyz, str(files.env), *([str(files.ca)] if files.ca else [])]
-    done = "added" if action == "add" else "given new credentials; the old ones have ended"
     return "\n".join(
         [
-            f"{name} is {done}. {files.env} has its password and key: it is a secret.",
+            f"{name} {_DONE[given.reply['state']]}.",
+            f"{files.env} has its password and keys: it is a secret.",
             f"It will look for the broker at {files.host}; --host says another address.",
             "",
             f"Copy these {'three' if files.ca else 'two'} files to the worker's machine:",

@@ -24,9 +24,11 @@ from pibot.deploy.steps import (
     Remove,
     Run,
     Step,
+    Twin,
 )
 from pibot.deploy.tree import Ids, Tree
 from pibot.errors import PibotError, StoreError
+from pibot.files import name_twice
 
 RUN_S = 330.0  # the first start of a service, with its unpacking, may take 300 s
 
@@ -50,6 +52,7 @@ class _Hands:
             File: self._file,
             Program: self._program,
             Link: lambda s: tree.link(s.path, s.target),
+            Twin: lambda s: name_twice(Path(f"{tree.root}{s.of}"), Path(f"{tree.root}{s.path}")),
             Mend: self._mend,
             Give: lambda s: tree.give(s.path, self._ids(s.owner)),
             Remove: lambda s: tree.remove(s.path),

@@ -9,30 +9,37 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import subprocess
 from pathlib import Path
 from typing import List
 
 from pibot.deploy import layout
 from pibot.deploy.tree import FILE, Entry, Tree
+from pibot.deploy.untrusted import Untrusted, untrusted
 from pibot.errors import PibotError, Refused, StoreError
+from pibot.rights import Special, acl_text
+from pibot.topics import VIEWER, WORKER
 from pibot.values import NAME
 
 SYSTEMD = Path(__file__).with_name("systemd")  # the units and Mosquitto's configuration
 SOURCE = Path(layout.STATE_BROKER)
 TARGET = Path(layout.BROKER_FOLDER)
 CHANGED = "changed"  # the mark that wakes pibot-broker.path
-MAX_BYTES = 1_000_000
+MAX_BYTES = 16_000_000  # 5 000 names that are all being rotated
 RELOAD_S = 30.0
-_USER = re.compile(rf"({NAME.pattern}):\$7\$101\$[A-Za-z0-9+/]{{16}}\$[A-Za-z0-9+/]{{86}}==")
+_USER = rf"{NAME.pattern}(?:\.[a-z0-9]{{4}})?"  # what follows a dot comes with a rotation
+_LINE = re.compile(rf"({_USER}):\$7\$101\$[A-Za-z0-9+/]{{16}}\$[A-Za-z0-9+/]{{86}}==")
+_SPECIAL = re.compile(rf"\n\nuser ({_USER})\ntopic (deny)?")
 _FLEET = re.compile(rf" pibot/1/({NAME.pattern})/#$", re.MULTILINE)
 
 
-def mosquitto_conf(tls: bool) -> str:
-    """The text of /etc/mosquitto/conf.d/pibot.conf; with `tls` also a listener on port 8883."""
-    names = ["mosquitto-pibot.conf", *(["mosquitto-pibot-tls.conf"] if tls else [])]
-    return "".join((SYSTEMD / name).read_text(encoding="utf-8") for name in names)
+def mosquitto_conf(is_open: bool = False) -> str:
+    """The text of /etc/mosquitto/conf.d/pibot.conf; `is_open`: port 1883 is for the network, too.
+
+    That is for workers that were added before there was TLS: nobody is cut off.
+    """
+    text = (SYSTEMD / "mosquitto-pibot.conf").read_text(encoding="utf-8")
+    return text.replace("listener 1883 127.0.0.1\n", "listener 1883\n") if is_open else text
 
 
 def place_and_reload(source: Path = SOURCE, target: Path = TARGET) -> None:
@@ -57,12 +64,9 @@ def place(source: Path, target: Path) -> bool:
     Raises Refused for what the master never writes, StoreError for what cannot be read or written.
     """
     try:
-        folder = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            _take_mark(folder)  # before reading: what is written from now on makes a new one
-            passwd, acl = (_read(folder, source / name) for name in ("passwd", "acl"))
-        finally:
-            os.close(folder)
+        with untrusted(source) as folder:
+            folder.take_mark(CHANGED)  # before reading: what is written from now on makes a new one
+            passwd, acl = (_read(folder, name) for name in ("passwd", "acl"))
         check_passwd(passwd)
         check_acl(acl)
         os.stat(target)  # setup makes it, with its mode
@@ -79,7 +83,7 @@ def check_passwd(text: str) -> None:
     """Raise Refused unless each line is a user of PiBot's with a hash of 64 bytes."""
     users = set()
     for number, line in enumerate(_lines(text, "passwd"), 1):
-        found = _USER.fullmatch(line)
+        found = _LINE.fullmatch(line)
         if not found or found[1] in users:
             raise Refused(
                 f"Line {number} of passwd is no user that PiBot makes: nothing is placed."
@@ -89,10 +93,11 @@ def check_passwd(text: str) -> None:
 
 def check_acl(text: str) -> None:
     """Raise Refused unless it is, to the letter, the rights that PiBot gives in one fleet."""
-    from pibot.identities import acl_text
-
     fleet = _FLEET.search(text)
-    if fleet is None or text != acl_text(fleet[1]):
+    special = [Special(u, VIEWER if deny else WORKER) for u, deny in _SPECIAL.findall(text)]
+    fit = all((one.kind == VIEWER) != ("." in one.user) for one in special)
+    fit = fit and len(set(special)) == len(special)
+    if fleet is None or not fit or text != acl_text(fleet[1], special):
         raise Refused("The acl is not the one that this PiBot makes: restart pibot-master.")
 
 
@@ -102,26 +107,10 @@ def _lines(text: str, name: str) -> List[str]:
     return text.split("\n")[:-1]
 
 
-def _take_mark(folder: int) -> None:
-    try:
-        os.unlink(CHANGED, dir_fd=folder)
-    except FileNotFoundError:
-        pass
-
-
-def _read(folder: int, path: Path) -> str:
-    """The text of a regular, small file that belongs to the folder's owner; follows no link."""
-
-    def without_links(name: str, _flags: int) -> int:
-        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-
-    with open(path.name, "rb", opener=without_links) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.fstat(folder).st_uid:
-            raise Refused(f"{path} is no file of the master's: nothing is placed.")
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES or not data.isascii():
-        raise Refused(f"{path} is no file that PiBot makes: nothing is placed.")
+def _read(folder: Untrusted, name: str) -> str:
+    data = folder.read(name, MAX_BYTES)
+    if not data.isascii():
+        raise Refused(f"{folder.path / name} is no file that PiBot makes: it is not taken.")
     return data.decode("ascii")
 
 

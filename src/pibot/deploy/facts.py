@@ -65,6 +65,9 @@ class Facts:
     beside: Tuple[Given, ...] = ()  # files with settings beside the program
     named: Optional[Given] = None  # --env-file
     old: Optional[Old] = None
+    proven: bool = False  # what is installed has its second name
+    host: str = ""  # how the machine is called
+    addresses: Tuple[str, ...] = ()  # that it has today
 
     @property
     def is_machine(self) -> bool:

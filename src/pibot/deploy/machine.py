@@ -5,11 +5,13 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import time
 import zipfile
 import zlib
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Collection, Dict, Iterable, Iterator, List, Optional, Set
 
@@ -63,6 +65,9 @@ def look(tree: Tree, role: Optional[str], program: Path, env_file: Optional[Path
         beside=tuple(_brought(program, role, old, people.me)) if role else (),
         named=_given(env_file) if env_file else None,
         old=old,
+        proven=_is_twin(*(Path(f"{tree.root}{path}") for path in (layout.PROGRAM, layout.PROVEN))),
+        host=socket.gethostname() if live else tree.entry("/etc/hostname").text.strip(),
+        addresses=tuple(_addresses()) if live else (),
     )
 
 
@@ -73,11 +78,34 @@ def _same(installed: Path, program: Path) -> bool:
         return False
 
 
+def _is_twin(one: Path, other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
 def read_texts(facts: Facts) -> Texts:
     """What this version of the program brings."""
-    tls = all(facts.entry(path).kind != NONE for path in layout.CERTIFICATES)
+    is_open = mosquitto.is_open(facts.entry(layout.MOSQUITTO_CONF).text)
     units = {unit: (SYSTEMD / unit).read_text("utf-8") for unit in layout.ALL_UNITS}
-    return Texts(units, (SYSTEMD / "pibot.sysusers").read_text("utf-8"), mosquitto_conf(tls))
+    return Texts(units, (SYSTEMD / "pibot.sysusers").read_text("utf-8"), mosquitto_conf(is_open))
+
+
+def _addresses() -> List[str]:
+    """The addresses of this machine, without loopback and those that are for one link only."""
+    try:
+        said = subprocess.run(["hostname", "-I"], capture_output=True, text=True, timeout=ASK_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [word for word in said.stdout.split() if _is_address(word)]
+
+
+def _is_address(word: str) -> bool:
+    try:
+        return not ip_address(word).is_link_local
+    except ValueError:
+        return False
 
 
 def check_program(facts: Facts) -> None:

@@ -17,6 +17,7 @@ from pibot.deploy.steps import (
     Prune,
     Remove,
     Step,
+    Twin,
 )
 from pibot.deploy.tree import FILE, FOLDER, LINK, NONE, Entry
 
@@ -35,6 +36,8 @@ def _is_needed(step: Step, facts: Facts) -> bool:
     if isinstance(step, Program):
         same = facts.same_program and not there.half
         return not (same and _is(there, FILE, 0o755, BY_ROOT, facts))
+    if isinstance(step, Twin):
+        return not (facts.same_program and facts.proven) or there.half
     if isinstance(step, Link):
         return there.kind != LINK or there.text != step.target or there.half
     if isinstance(step, (Remove, Clear, Prune)):

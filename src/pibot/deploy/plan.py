@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from typing import List, Mapping, NamedTuple, Optional
 
-from pibot.deploy import layout
+from pibot.deploy import layout, mosquitto
 from pibot.deploy.accounts import check_user, user_steps
+from pibot.deploy.certificates import Certificates
 from pibot.deploy.credentials import Access
 from pibot.deploy.envfile import edited
 from pibot.deploy.facts import Facts, Old, Wishes
@@ -29,9 +30,11 @@ from pibot.deploy.steps import (
     Prune,
     Remove,
     Step,
+    Twin,
 )
 from pibot.deploy.tree import FILE, FOLDER, NONE
 from pibot.errors import ConfigError
+from pibot.tls import BROKER_NAME
 
 _WANTED_BY = re.compile(r"^WantedBy=(\S+)$", re.MULTILINE)
 _NO_BROKER = (
@@ -62,8 +65,9 @@ def install(
     steps = [
         *_takeover(facts),
         *user_steps(facts, texts.sysusers),
-        *_program(facts),
-        *_state(facts),
+        *_program(facts, wishes.role),
+        *_authority(access),
+        *_state(facts, wishes.role),
         *(_credentials(access) if access else ()),
         *_settings(facts, wishes.role, settled, access),
         *(_broker(access, texts) if settled.broker and access else ()),
@@ -74,6 +78,8 @@ def install(
     todo = left_to_do(steps, facts)
     services = Services(facts, wishes.role, settled.broker, todo)
     notes = [*_notes(facts, settled), *settled.notes, *(access.notes if access else ())]
+    if settled.broker and access:
+        notes += _about_tls(access, texts)
     return Plan([*services.stopped(), *todo, *services.started()], notes)
 
 
@@ -111,6 +117,23 @@ def _notes(facts: Facts, settled: Settled) -> List[str]:
     return found
 
 
+def _about_tls(access: Access, texts: Texts) -> List[str]:
+    found = []
+    if access.certificates is None:
+        found.append(
+            f"The certificates in {layout.BROKER_FOLDER} are your own, and not for {BROKER_NAME}: "
+            "a machine that comes over the network needs MQTT_CA_FILE, and a name that stands in "
+            "them as MQTT_HOST."
+        )
+    if mosquitto.is_open(texts.mosquitto):
+        found.append(
+            "Port 1883 stays open to the network without TLS, for workers that were added before "
+            "there was TLS. Once each has a new file (`workers rotate`), close it: remove "
+            f"{layout.MOSQUITTO_CONF}, and run setup again."
+        )
+    return found
+
+
 # --- files ----------------------------------------------------------------------------------------
 
 
@@ -144,22 +167,38 @@ def _drop_ins(old: Old) -> List[Step]:
     return [*removed, *([Prune(f"remove {folder}", folder)] if paths else [])]
 
 
-def _program(facts: Facts) -> List[Step]:
+def _program(facts: Facts, role: str) -> List[Step]:
+    twin = Twin(f"keep it as {layout.PROVEN}, too, for updates", layout.PROVEN, layout.PROGRAM)
     return [
         Folder(f"make {layout.FOLDER}", layout.FOLDER),
         Program(f"copy {facts.program} to {layout.PROGRAM}", layout.PROGRAM, facts.program),
+        *([twin] if role == "worker" else ()),
         Link("make pibot.pyz a command for everyone", layout.COMMAND, layout.PROGRAM),
     ]
 
 
-def _state(facts: Facts) -> List[Step]:
+def _authority(access: Optional[Access]) -> List[Step]:
+    """The fleet's own, made now or left with the records; nobody but root ever reads its key."""
+    folder = Folder(f"make {layout.SETTINGS}", layout.SETTINGS)
+    made = access.certificates if access else None
+    if made is None or not made.authority:
+        return [folder]
+    path, kept = layout.AUTHORITY, layout.AUTHORITY_KEPT
+    return [
+        folder,
+        File(f"write {path}: the fleet's authority", path, made.authority, 0o600),
+        Remove(f"remove {kept}", kept),
+    ]
+
+
+def _state(facts: Facts, role: str) -> List[Step]:
     """The state directory; one that an earlier setup left is given to the user of today."""
     there = facts.entry(layout.STATE)
     steps: List[Step] = []
     owner = owner_ids(BY_PIBOT, facts)[0]
     if facts.may_give and there.kind == FOLDER and owner != there.uid:
         steps.append(Give(f"give {layout.STATE} to {layout.USER}", layout.STATE, BY_PIBOT))
-    for path in (layout.STATE, layout.CACHE):
+    for path in (layout.STATE, layout.CACHE, *([layout.STATE_UPDATE] if role == "worker" else ())):
         steps.append(Folder(f"make {path}, for the services alone", path, 0o700, BY_PIBOT))
     return steps
 
@@ -183,9 +222,12 @@ def _settings(facts: Facts, role: str, settled: Settled, access: Optional[Access
     new = [key for key in values if before.text(key) != values[key]]
     who = f" ({values['WORKER_ID']})" if role == "worker" and "WORKER_ID" in values else ""
     said = f"write {path}{who}" + (f": {', '.join(new)}" if new else "")
-    steps: List[Step] = [Folder(f"make {layout.SETTINGS}", layout.SETTINGS)]
+    steps: List[Step] = []
     if settled.ca is not None:
         steps.append(File(f"write {layout.CA_FILE}", layout.CA_FILE, settled.ca))
+    if settled.update_key:
+        key = f"{settled.update_key}\n".encode()
+        steps.append(File(f"write {layout.UPDATE_KEY}", layout.UPDATE_KEY, key, 0o600))
     return [*steps, File(said, path, edited(text, values).encode(), 0o600)]
 
 
@@ -202,7 +244,19 @@ def _broker(access: Access, texts: Texts) -> List[Step]:
     return [
         Folder(f"make {folder}", folder),
         *(File(f"write {p}", p, text.encode(), 0o640, FOR_BROKER) for p, text in files),
+        *_certificates(access.certificates),
         File(f"write {conf}: who may use the broker", conf, texts.mosquitto.encode()),
+    ]
+
+
+def _certificates(made: Optional[Certificates]) -> List[Step]:
+    if made is None or not made.authority:  # they are the user's own
+        return []
+    ca, server, key = layout.CERTIFICATES
+    return [
+        File(f"write {ca}", ca, made.ca),
+        File(f"write {key}: the broker's own", key, made.key, 0o640, FOR_BROKER),
+        File(f"write {server}", server, made.server),
     ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Iterable, List, Sequence, Set
 
 from pibot import config
-from pibot.deploy import layout, mosquitto, previous
+from pibot.deploy import certificates, layout, mosquitto, previous
 from pibot.deploy.accounts import is_service, without_user
 from pibot.deploy.facts import Facts
 from pibot.deploy.needs import left_to_do
@@ -90,19 +90,38 @@ def _reread(facts: Facts, gone: Set[str]) -> List[Step]:
 def _role_files(facts: Facts, roles: Sequence[str]) -> List[Step]:
     paths = [layout.settings_file(role) for role in roles]
     if "worker" in roles:
-        paths.append(layout.CA_FILE)
+        paths += [layout.CA_FILE, layout.UPDATE_KEY, layout.PROVEN]
     if "master" in roles:
+        paths += _certificates(facts)
         if mosquitto.is_ours(facts.entry(layout.MOSQUITTO_CONF).text):
             paths.append(layout.MOSQUITTO_CONF)
         paths += [f"{layout.BROKER_FOLDER}/{name}" for name in layout.BROKER_FILES]
         paths += _clients(facts)
     removed: List[Step] = [Remove(f"remove {path}", path) for path in paths]
+    if "worker" in roles:
+        removed.append(Clear(f"remove {layout.UPDATES}", layout.UPDATES))
     if "master" in roles:
+        removed += _authority(facts)
         removed += _pruned(facts, [layout.BROKER_FOLDER], paths)
         for folder in _client_folders(facts):
             removed += _pruned(facts, [folder], paths)
             removed += _pruned(facts, [folder.rpartition("/")[0]], [folder])
     return removed
+
+
+def _certificates(facts: Facts) -> List[str]:
+    """Those that setup has made."""
+    authority = certificates.kept_authority(facts)
+    return [] if certificates.are_the_users(facts, authority) else list(layout.CERTIFICATES)
+
+
+def _authority(facts: Facts) -> List[Step]:
+    """The fleet's own stays with its records: the workers that trust it wait for it."""
+    there, kept = facts.entry(layout.AUTHORITY), layout.AUTHORITY_KEPT
+    has_records = facts.entry(layout.IDENTITIES).kind != NONE
+    keep = File(f"keep the fleet's authority as {kept}", kept, there.content, 0o600)
+    remove = Remove(f"remove {layout.AUTHORITY}", layout.AUTHORITY)
+    return [*([keep] if there.kind == FILE and has_records else []), remove]
 
 
 def _clients(facts: Facts) -> List[str]:
@@ -122,7 +141,12 @@ def _client_folders(facts: Facts) -> List[str]:
 
 def _shared(facts: Facts) -> List[Step]:
     paths = [layout.SYSUSERS]
-    settings = [layout.CA_FILE, *map(layout.settings_file, layout.ROLES)]
+    settings = [
+        layout.CA_FILE,
+        layout.AUTHORITY,
+        layout.UPDATE_KEY,
+        *map(layout.settings_file, layout.ROLES),
+    ]
     steps: List[Step] = [Remove(f"remove {path}", path) for path in paths]
     steps += _pruned(facts, [layout.SYSUSERS_FOLDER, layout.SETTINGS], [*paths, *settings])
     steps += [Clear(f"remove {path}", path) for path in layout.CACHES]
@@ -152,7 +176,7 @@ def _last(facts: Facts) -> List[Step]:
     if command.half or (command.kind == LINK and command.text == layout.PROGRAM):
         steps.append(Remove(f"remove {layout.COMMAND}", layout.COMMAND))
     steps.append(Remove(f"remove {layout.PROGRAM}", layout.PROGRAM))
-    steps += _pruned(facts, [layout.FOLDER], [layout.PROGRAM])
+    steps += _pruned(facts, [layout.FOLDER], [layout.PROGRAM, layout.PROVEN])
     steps += [Clear(f"remove {path}", path) for path in facts.caches]
     steps += _pruned(
         facts, sorted({path.rpartition("/")[0] for path in facts.caches}), facts.caches
@@ -188,7 +212,7 @@ def _notes(facts: Facts, stays: Sequence[str], gone: Set[str]) -> List[str]:
             f"belongs to root now; `sudo rm -r {layout.STATE}` removes it."
         )
     for folder in layout.OWN_FOLDERS:
-        kept = _kept(facts, folder, gone | {layout.PROGRAM})
+        kept = _kept(facts, folder, gone | {layout.PROGRAM, layout.PROVEN})
         backups = [name for name in kept if f"{folder}/{name}".startswith(layout.BACKUP)]
         notes += [f"{folder}/{name} stays: it has what an older service used." for name in backups]
         others = [name for name in kept if name not in backups]

@@ -43,6 +43,8 @@ class Services:
             steps.append(systemctl("let systemd read the units", "daemon-reload"))
         if self.broker:
             steps += self._broker_started()
+        if self.role == "worker":
+            steps += self._path_started(*layout.UNITS["worker"][1:])
         return [*steps, *self._roles_started()]
 
     def _broker_started(self) -> List[Step]:
@@ -50,14 +52,18 @@ class Services:
         steps: List[Step] = []
         if self.facts.entry(layout.wanted("multi-user.target", name)).kind == NONE:
             steps.append(systemctl(f"start {name} with the machine", "enable", name))
-        if self._is_new(layout.MOSQUITTO_CONF) or not self._active(name):
+        if self._is_new(layout.MOSQUITTO_CONF, *layout.CERTIFICATES) or not self._active(name):
             steps.append(systemctl(f"restart {name}", "restart", name))
         elif self._is_new(*files):
             steps.append(systemctl(f"let {name} read its users", "reload", name))
-        path, placing = layout.UNITS["broker"]
+        return [*steps, *self._path_started(*layout.UNITS["broker"])]
+
+    def _path_started(self, path: str, service: str) -> List[Step]:
+        """A path unit, and the service that it starts."""
+        steps: List[Step] = []
         if self._is_new(layout.unit_file(path)) or not self._active(path):
-            if self.facts.units.get(placing) == "failed":  # too often: it would not start again
-                steps.append(systemctl(f"forget the failure of {placing}", "reset-failed", placing))
+            if self.facts.units.get(service) == "failed":  # too often: it would not start again
+                steps.append(systemctl(f"forget the failure of {service}", "reset-failed", service))
             steps.append(systemctl(f"start {path}", "restart", path))
         return steps
 

@@ -56,6 +56,14 @@ class Link(Step):
 
 
 @dataclass(frozen=True)
+class Twin(Step):
+    """Make `path` a second name of the file `of`."""
+
+    path: str
+    of: str
+
+
+@dataclass(frozen=True)
 class Mend(Step):
     """Change the mode of a file that somebody brought along to this machine."""
 

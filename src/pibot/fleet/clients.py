@@ -19,6 +19,7 @@ from pibot.fleet.manage import Manager
 from pibot.fleet.records import Fact, Goal, Task
 from pibot.fleet.recovery import Lost, Recovery
 from pibot.fleet.scheduler import Scheduler
+from pibot.fleet.updates import Updates
 from pibot.session import Channel
 from pibot.transfer import WHOLE_BYTES, Peer
 from pibot.wire import Packet
@@ -32,6 +33,7 @@ MAX_FOLLOWED = 20_000
 MAX_FOLLOWERS = 100  # of one goal
 MAX_SHARED = 1_000  # tasks whose files are remembered while they are downloaded
 LISTED = 50
+LISTS = ("workers", "roster", "clients", "updates", "skills", "tasks")
 NEWS_S = 0.05
 
 
@@ -54,13 +56,14 @@ class Clients:
         local_time: Callable[[], str],
         artifacts: Artifacts,
         recovery: Recovery,
+        updates: Updates,
     ) -> None:
         self._scheduler, self._journal, self._gateway = scheduler, journal, gateway
-        self._manager = manager
+        self._manager, self._updates = manager, updates
         self._fleet, self._epoch, self._local_time = fleet, epoch, local_time
         self._artifacts, self._recovery = artifacts, recovery
         self._shared: "OrderedDict[str, List[Dict[str, Any]]]" = OrderedDict()
-        self._large: Dict[str, int] = {}
+        self._weights: Dict[str, int] = {}  # of the arguments of open goals, in bytes
         self._news: Dict[str, Dict[str, msg.Event]] = {}
         self._news_at = 0.0
         self._followers: "OrderedDict[str, Dict[Peer, Channel]]" = OrderedDict()
@@ -94,12 +97,16 @@ class Clients:
             return None, self._fetch(message)
         if isinstance(message, msg.Listing):
             return None, self._list(message.what, now)
+        if isinstance(message, msg.Upload):
+            return None, self._updates.upload(message)
+        if isinstance(message, msg.Update):
+            return None, self._updates.update(message)
         if isinstance(message, msg.Cancel):
             return self._cancel(message.task)
         if isinstance(message, msg.Retry):
             return self._retry(message.key)
         if isinstance(message, msg.Manage):
-            return self._manager.decide(message)
+            return self._manager.decide(message, request.channel.peer)
         raise UsageError(f"the master does not know the request {message.t!r}")
 
     def _submit(
@@ -136,7 +143,7 @@ class Clients:
                 f"the goal has {len(goal.text):,} characters, more than the {GOAL_CHARS:,} that "
                 "are taken: put long material into a file that a worker can read"
             )
-        size = len(json.dumps(goal.args, ensure_ascii=False).encode("utf-8"))
+        size = _size(goal)
         if size > ARGS_BYTES:
             raise UsageError(
                 f"the arguments have {size:,} bytes, more than the {ARGS_BYTES:,} that can be sent "
@@ -148,8 +155,9 @@ class Clients:
         problem = routing.refusal(goal, self._scheduler.pool)
         if problem:
             raise UsageError(problem)
-        if size > LARGE_BYTES:
-            self._check_memory(goal.id, size)
+        weight = size * self._copies(goal)
+        if weight > LARGE_BYTES:
+            self._check_memory(goal.id, weight)
         return Goal(**{**goal.__dict__, "created": self._local_time()})
 
     def _check_room(self, wanted: int) -> None:
@@ -159,17 +167,22 @@ class Clients:
         if wanted > room:
             raise Refused(crowded(wanted, room))
 
-    def _check_memory(self, goal_id: str, size: int) -> None:
+    def _check_memory(self, goal_id: str, weight: int) -> None:
         """Few goals with large arguments take more than many small ones."""
-        goals = self._scheduler.board.goals
-        self._large = {i: n for i, n in self._large.items() if i in goals}
-        held = sum(self._large.values())
-        if held + size > MAX_OPEN_BYTES:
+        known, goals = self._weights, self._scheduler.board.goals
+        # Not known are those of before a restart, and those that are done again.
+        self._weights = {i: known.get(i) or _size(g) * self._copies(g) for i, g in goals.items()}
+        held = sum(self._weights.values())
+        if held + weight > MAX_OPEN_BYTES:
             raise Refused(
-                f"the open goals have {held:,} bytes of arguments already, and {size:,} more are "
+                f"the open goals have {held:,} bytes of arguments already, and {weight:,} more are "
                 "too many: wait until some are done, or let a skill read them from a file"
             )
-        self._large[goal_id] = size
+        self._weights[goal_id] = weight
+
+    def _copies(self, goal: Goal) -> int:
+        """How many tasks have its arguments."""
+        return max(1, len(self._scheduler.pool.workers)) if goal.all else 1
 
     def _follow(self, channel: Channel, goal_id: str, now: float) -> Dict[str, Any]:
         goal = self.goal(goal_id)
@@ -198,11 +211,15 @@ class Clients:
             return status.fleet_document(self._fleet, self._epoch, pool, now)
         if what == "roster":
             return self._manager.document(self._fleet, now)
+        if what == "clients":
+            return self._manager.clients(self._fleet)
         if what.startswith("skills"):
             return status.skills_document(pool, what.partition(" ")[2])
+        if what == "updates":
+            return self._updates.document()
         if what == "tasks":
             return {"goals": [self._listed(goal) for goal in self._journal.recent(LISTED)]}
-        raise UsageError(f"there is no list of {what!r}: use workers, roster, skills or tasks")
+        raise UsageError(f"there is no list of {what[:40]!r}: use {', '.join(LISTS)}")
 
     def _listed(self, goal: Goal) -> Dict[str, Any]:
         tasks = [
@@ -359,6 +376,11 @@ class Clients:
 
     def _to(self, to: Dict[Peer, Channel], event: msg.Event, qos: int = 1) -> List[Packet]:
         return [p for c in to.values() for p in self._gateway.to_client(c, event, qos)]
+
+
+def _size(goal: Goal) -> int:
+    """The bytes of its arguments."""
+    return len(json.dumps(goal.args, ensure_ascii=False).encode("utf-8"))
 
 
 def _is_news(task: Task) -> bool:

@@ -9,6 +9,7 @@ acknowledged.
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
@@ -20,14 +21,16 @@ from pibot.fleet import events as ev
 from pibot.fleet.artifacts import Artifacts
 from pibot.fleet.clients import Answer, Clients
 from pibot.fleet.fetching import Fetching
-from pibot.fleet.gateway import Gateway, Request, Sliced, Step
+from pibot.fleet.gateway import Gateway, Pulled, Request, Sliced, Step
 from pibot.fleet.journal import Journal
 from pibot.fleet.manage import Manager
+from pibot.fleet.programs import Programs
 from pibot.fleet.records import REMOVED, Fact, Goal, Task, changed
 from pibot.fleet.roster import Roster
 from pibot.fleet.scheduler import Scheduler
-from pibot.signing import Keyring
-from pibot.topics import Topics
+from pibot.fleet.updates import Updates
+from pibot.signing import MasterKeys
+from pibot.topics import CLIENT, WORKER, Topics
 from pibot.wire import Packet
 
 log = logging.getLogger("pibot.master")
@@ -45,7 +48,8 @@ class Surroundings:
     epoch: int
     store_id: str
     model: bool  # whether the master can ask a model
-    keyring: Keyring
+    asks: bool  # whether goals from the `ask` topic are taken
+    keyring: MasterKeys
     nonce: Callable[[], str]
     goal_id: Callable[[], str]
     jitter: Callable[[], float]
@@ -61,7 +65,9 @@ class Turn:
     jobs: List[ev.Job] = field(default_factory=list)
     notes: List[Any] = field(default_factory=list)
     answers: List[Answer] = field(default_factory=list)
-    promises: List[Answer] = field(default_factory=list)  # answers that rely on something stored
+    promises: List[Answer] = field(default_factory=list)  # answers that rely on the journal
+    orders: List[Answer] = field(default_factory=list)  # answers that rely on the roster, too
+    kept: List[Answer] = field(default_factory=list)  # promises that the journal has
     asked: List[Goal] = field(default_factory=list)
     packets: List[Packet] = field(default_factory=list)
 
@@ -96,9 +102,10 @@ class Desk:
         roster: Roster,
         around: Surroundings,
         artifacts: Artifacts,
+        programs: Programs,
     ) -> None:
         self._topics, self._journal, self._roster, self._around = topics, journal, roster, around
-        self._artifacts = artifacts
+        self._artifacts, self._programs = artifacts, programs
         self._asks = asks.Asks()
 
     def begin(self, now: float, recovering_s: float = 0.0) -> None:
@@ -118,9 +125,16 @@ class Desk:
         self._gateway = Gateway(
             self._topics, a.keyring, self.pool, a.nonce, a.epoch, a.store_id, a.jitter
         )
-        manager = Manager(self.scheduler, self._roster, self._gateway, a.local_time)
+        manager = Manager(
+            self.scheduler,
+            self._roster,
+            self._gateway,
+            a.local_time,
+            functools.partial(a.keyring.last, CLIENT),
+        )
         self._artifacts.leave_all()
         self._fetching = Fetching(self.scheduler.board, self._artifacts, a.jitter)
+        self._updates = Updates(self.pool, self._roster, self._programs)
         self._clients = Clients(
             self.scheduler,
             self._journal,
@@ -131,6 +145,7 @@ class Desk:
             a.local_time,
             self._artifacts,
             self._recovery,
+            self._updates,
         )
         self._views = views.Views(self._topics, a.fleet, a.epoch)
         self._views.ended_before(self._journal.lately_ended(OLD_VIEWS), now)
@@ -145,15 +160,19 @@ class Desk:
     # --- taking in ------------------------------------------------------------------------------
 
     def take_packet(self, topic: str, payload: bytes, now: float) -> None:
-        if topic == self._topics.ask:
+        if topic == self._topics.ask and self._around.asks:
             self._take_ask(payload, now)
             return
         incoming = self._gateway.receive(topic, payload, now)
         if isinstance(incoming, Request):
             event, answer = self._clients.handle(incoming, now)
-            (self._turn.promises if event else self._turn.answers).append(answer)
+            self._answers_like(incoming.message, event is not None).append(answer)
             if event:
                 self.take_event(event, now)
+            self._turn.sends += self._updates.take_sends()
+        elif isinstance(incoming, Pulled):
+            self._updates.fetch(incoming.worker, incoming.wanted, now)
+            self._turn.sends += self._updates.take_sends()
         elif isinstance(incoming, Step):
             self._turn.notes.append(incoming)
         elif isinstance(incoming, Sliced):
@@ -166,11 +185,17 @@ class Desk:
         elif incoming is not None:
             self.take_event(incoming, now)
 
+    def _answers_like(self, request: msg.Message, stores: bool) -> List[Answer]:
+        if isinstance(request, msg.Manage):
+            return self._turn.orders
+        return self._turn.promises if stores else self._turn.answers
+
     def take_event(self, event: ev.FleetEvent, now: float) -> None:
         self._believe(event, now)
         self._turn.add(self.scheduler.handle(event, now))
         if isinstance(event, ev.Joined):
             self._fetching.joined(event.worker, now)
+            self._roster.came(event.worker, self._around.keyring.last(WORKER, event.worker))
         if isinstance(event, (ev.Joined, ev.Tick)):
             self._fetching.tick(now)
             self._fetched(now)
@@ -237,13 +262,15 @@ class Desk:
             self._unstored = []
         if not self._unstored:
             self._store_by = now + LAZY_S
+        turn = self._turn  # what the journal has will be done, whatever becomes of the roster
+        turn.kept, turn.promises, turn.asked = turn.promises, [], []
         self._roster.store()
 
     def tell(self, now: float) -> Told:
         """What follows from a round that is stored."""
         turn, self._turn = self._turn, Turn()
         packets = turn.packets + self._gateway.take_packets()
-        for answer in turn.answers + turn.promises:
+        for answer in turn.answers + turn.kept + turn.orders:
             packets += self._gateway.to_client(answer.channel, answer.message)
         for send in turn.sends:
             packets += self._gateway.to_worker(send.worker, send.message, send.qos)
@@ -270,7 +297,9 @@ class Desk:
         turn, self._turn = self._turn, Turn()
         why = f"the master cannot store this: {error}"
         packets = turn.packets + self._gateway.take_packets()
-        for answer in turn.promises:
+        for answer in turn.kept:
+            packets += self._gateway.to_client(answer.channel, answer.message)
+        for answer in turn.promises + turn.orders:
             reply = answer.message
             if isinstance(reply, msg.Reply):
                 reply = msg.Reply(reply.re, error={"code": error.code, "message": why})

@@ -153,14 +153,23 @@ class Fetching:
                 self._forget(task_id)
             elif task.cancel:
                 self._give_up(waiting, "the task was cancelled before it had come")
-        for waiting in list(self._waiting.values()):
-            if not waiting.active:
-                self._begin(waiting, now)
-            elif now >= waiting.resend_at:
-                self._again(waiting, now)
+        self._go_on(now)
         if now >= self._news_at:
             self._news_at = now + NEWS_S
             self._events += [_moving(w.ended) for w in self._waiting.values()]
+
+    def _go_on(self, now: float) -> None:
+        """Ask again, and begin what waits: of one result of a worker at a time."""
+        busy = {w.ended.worker for w in self._waiting.values() if w.active}
+        for task_id, waiting in list(self._waiting.items()):
+            worker = waiting.ended.worker
+            if waiting.active and now >= waiting.resend_at:
+                self._again(waiting, now)
+            elif not waiting.active and len(busy) < ACTIVE and worker not in busy:
+                self._begin(waiting, now)
+            else:
+                continue
+            (busy.add if task_id in self._waiting else busy.discard)(worker)
 
     # --- results --------------------------------------------------------------------------------
 
@@ -202,9 +211,6 @@ class Fetching:
     # --- files ----------------------------------------------------------------------------------
 
     def _begin(self, waiting: Waiting, now: float) -> None:
-        workers = [w.ended.worker for w in self._waiting.values() if w.active]
-        if len(workers) >= ACTIVE or waiting.ended.worker in workers:
-            return
         waiting.active = True
         waiting.todo = [f for f in waiting.files if f.error is None]
         try:

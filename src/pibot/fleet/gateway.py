@@ -15,18 +15,19 @@ from pibot import messages as msg
 from pibot.errors import BadMessage
 from pibot.fleet import events as ev
 from pibot.fleet.document import slim
-from pibot.fleet.pool import HEARTBEAT_S, LEASE_S, Pool
+from pibot.fleet.pool import Pool
 from pibot.line import Line
 from pibot.session import Channel, Host
-from pibot.signing import Keyring
+from pibot.signing import Forged, Keyring, Unsigned
 from pibot.topics import RESERVED, Address, Topics
-from pibot.transfer import Subject
+from pibot.transfer import PEER_BYTES, Subject
 from pibot.wire import Packet, Reader, TooLarge, Writer
 
 log = logging.getLogger(__name__)
 
 REFUSAL_PAUSE_S = 1.0
 REFUSALS = 200  # within that, to everyone together
+OF_WORKER = msg.RESULT_BYTES + 1024 * 1024  # unfinished: a result, its trace and its header
 TOPIC_CHARS = 200
 
 
@@ -52,7 +53,14 @@ class Sliced(NamedTuple):
     part: msg.Slice
 
 
-Incoming = Union[ev.FleetEvent, Request, Step, Sliced]
+class Pulled(NamedTuple):
+    """A worker asks for a slice of its new program."""
+
+    worker: str
+    wanted: msg.FetchProgram
+
+
+Incoming = Union[ev.FleetEvent, Request, Step, Sliced, Pulled]
 
 
 class Gateway:
@@ -69,9 +77,10 @@ class Gateway:
         self._topics, self._pool, self._nonce = topics, pool, nonce
         self._epoch, self._store_id = epoch, store_id
         self._reader, writer = Reader(keyring), Writer("m:" + RESERVED, RESERVED, keyring)
+        self._bare = Writer("m:" + RESERVED, RESERVED, Unsigned())
         self._lines = {
-            "w": Line(writer, lambda c: topics.worker(c.peer, "cmd"), jitter),
-            "c": Line(writer, lambda c: topics.client(c.peer, "rep"), jitter),
+            "w": Line(writer, lambda c: topics.worker(c.peer, "cmd"), jitter, lambda n: OF_WORKER),
+            "c": Line(writer, lambda c: topics.client(c.peer, "rep"), jitter, self._of_client),
         }
         self._workers, self._clients = Host(nonce), Host(nonce)
         self._live: Dict[str, Channel] = {}
@@ -122,8 +131,7 @@ class Gateway:
     def _make(
         self, to: Address, message: msg.Message, channel: Optional[Channel], qos: int = 1
     ) -> List[Packet]:
-        worker, t = to.kind == "w", self._topics
-        topic = t.worker(to.name, "cmd") if worker else t.client(to.name, "rep")
+        topic = self._answers_on(to)
         try:
             return self._lines[to.kind].send(topic, message, channel, self._epoch, qos)
         except TooLarge as error:
@@ -136,12 +144,16 @@ class Gateway:
             refused = {"code": error.code, "message": str(error)}
             return self._make(to, msg.Reply(message.re, error=refused), channel, qos)
 
+    def _answers_on(self, to: Address) -> str:
+        t = self._topics
+        return t.worker(to.name, "cmd") if to.kind == "w" else t.client(to.name, "rep")
+
     # --- in -----------------------------------------------------------------------------------
 
     def receive(self, topic: str, payload: bytes, now: float) -> Optional[Incoming]:
         """Return what a packet means, or None if it means nothing (yet)."""
+        address = self._topics.parse(topic) if len(topic) <= TOPIC_CHARS else None
         try:
-            address = self._topics.parse(topic) if len(topic) <= TOPIC_CHARS else None
             if address is None:
                 raise BadMessage("a topic that the master does not read")
             kid, header, message = self._reader.read(topic, payload)
@@ -155,19 +167,32 @@ class Gateway:
                 return None
             return self._sort(address, header, message, now)
         except BadMessage as error:
+            if isinstance(error, Forged) and address is not None:
+                self._hear_stranger(address, now)
             self.drop(topic[:TOPIC_CHARS], str(error))
             return None
 
     def _hear_master(self, message: msg.Message) -> None:
         """Our own announce comes back to us; another's means two masters for one fleet."""
-        foreign = isinstance(message, msg.Announce) and message.store_id != self._store_id
-        if foreign and not self._pool.alarm:
+        if isinstance(message, msg.Announce) and message.store_id != self._store_id:
+            self._two_masters()
+
+    def _two_masters(self) -> None:
+        if not self._pool.alarm:
             self._pool.alarm = (
                 "another master announces itself to this fleet: stop one of the two, or give it "
                 "another PIBOT_FLEET"
             )
             log.error("%s", self._pool.alarm)
             self._packets += self.announce()  # so that the other one learns it, too
+
+    def _hear_stranger(self, address: Address, now: float) -> None:
+        """Somebody whose key we do not know: tell him, so that its operator finds the cause."""
+        if address.kind == "m":
+            self._two_masters()
+        elif address.channel in ("evt", "req") and self._may_refuse(address.name, msg.KEY, now):
+            back = self._answers_on(address)
+            self._packets.append(Packet(back, self._bare.packet(back, msg.Refusal(msg.KEY))))
 
     def drop(self, topic: str, why: str) -> None:
         """Count what is dropped. The log has each topic's first one, and then how many it were."""
@@ -212,6 +237,10 @@ class Gateway:
             return None  # asked again while the answer is on its way
         return Request(channel, header.id, message)
 
+    def _of_client(self, name: str) -> int:
+        """What may be under way of a client; the credentials of a worker only look."""
+        return 0 if name in self._pool.workers else PEER_BYTES
+
     def _acked(self, address: Address, moved: Optional[Subject]) -> Optional[Incoming]:
         if address.kind == "c" or moved is None or moved.name[0] != "assign":
             return None
@@ -241,6 +270,8 @@ class Gateway:
             return Step(name, message)
         if isinstance(message, msg.Slice):
             return Sliced(name, message)
+        if isinstance(message, msg.FetchProgram):
+            return Pulled(name, message)
         raise BadMessage(f"a worker does not send {message.t}")
 
     # --- sessions -----------------------------------------------------------------------------
@@ -253,7 +284,7 @@ class Gateway:
         else:  # nobody asks for the facts of a client
             channel = self._clients.open(address.name, replace(hello, facts={}))
         nonce_m = channel.ses.partition(".")[2]
-        beat_ms, lease_ms = round(HEARTBEAT_S * 1000), round(LEASE_S * 1000)
+        beat_ms, lease_ms = round(msg.HEARTBEAT_S * 1000), round(msg.LEASE_S * 1000)
         welcome = msg.Welcome(hello.nonce, nonce_m, self._store_id, beat_ms, lease_ms)
         self._packets += self._make(address, welcome, None)
 
@@ -290,20 +321,29 @@ class Gateway:
         return frozenset((s.name[1], s.version) for s in under_way if s.name[0] == "assign")
 
     def dismiss(self, worker: str) -> None:
-        """End a worker's sessions: whatever it still says needs a new hello."""
+        """End a worker's sessions: whatever it still says needs a new hello, and a valid key."""
         self._live.pop(worker, None)
         self._workers.close(worker)
         self._lines["w"].sender.forget(worker)
 
+    def dismiss_client(self, client: str) -> None:
+        """End a client's sessions, for it may not come any more."""
+        self._clients.close(client)
+        self._lines["c"].sender.forget(client)
+
     def _refuse(self, address: Address, refusal: msg.Refusal, now: float) -> None:
-        """Say no, once a second at most: refusals answer what nobody has authenticated yet."""
+        if self._may_refuse(address.name, refusal.reason, now):
+            self._packets += self._make(address, refusal, None)
+
+    def _may_refuse(self, name: str, reason: str, now: float) -> bool:
+        """Once a second at most: refusals answer what nobody has authenticated yet."""
         if now - self._refusing_at >= REFUSAL_PAUSE_S:
             self._refusing_at, self._refused = now, set()
-        key = (address.name, refusal.reason)
+        key = (name, reason)
         if key in self._refused or len(self._refused) >= REFUSALS:
-            return
+            return False
         self._refused.add(key)
-        self._packets += self._make(address, refusal, None)
+        return True
 
 
 def _slim(message: msg.Message) -> Optional[msg.Message]:

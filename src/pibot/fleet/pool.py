@@ -13,11 +13,9 @@ from typing import Any, Dict, FrozenSet, List, Optional, Set, Tuple
 
 from pibot.fleet.board import Wish
 from pibot.fleet.records import DRAINING, GONE, REMOVED
-from pibot.messages import Hello
+from pibot.messages import LEASE_S, Hello
 from pibot.topics import PROTOCOL
 
-HEARTBEAT_S = 5.0
-LEASE_S = 30.0
 AFTER_WILL_S = 8.0
 CLOSED_S = 15.0  # a broker that only hears nothing waits for 1.5 keepalives, which is longer
 CHANGES_WINDOW_S = 60.0

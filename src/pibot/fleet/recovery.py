@@ -43,8 +43,13 @@ def named(event: ev.FleetEvent, created: str) -> List[ev.Found]:
     elif isinstance(event, ev.Beat):
         pairs = event.heartbeat.running
     elif isinstance(event, ev.AttemptEnded):
-        return [ev.Found(event.worker, event.result.task, event.result.att, created)]
+        pairs = [[event.result.task, event.result.att]]
     else:
         return []
     found = [(str(task), int(att)) for task, att in pairs]
-    return [ev.Found(event.worker, t, a, created) for t, a in found if ID.fullmatch(t)]
+    return [ev.Found(event.worker, t, a, created) for t, a in found if _is_task(t)]
+
+
+def _is_task(name: str) -> bool:
+    """Whether a goal can have such a task: its own id is before the last hyphen."""
+    return ID.fullmatch(name) is not None and bool(name.rpartition("-")[0])

@@ -5,16 +5,20 @@
 Each step may be the last before a power cut: `begin` mends what then differs. The journal goes
 first, so that a name which is removed there and still has credentials is one whose removal was
 cut short; and one that is added is free in the journal before it has any.
+
+A rotation has two such rounds: new credentials are put beside the old ones, and when their owner
+has come with them, the old ones are left out. Both stand in one file, so one of them always counts.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, Iterable, NamedTuple, Optional
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Set
 
 from pibot import identities
-from pibot.identities import CLIENT, MASTER, WORKER, Identities, Identity, write_broker_files
-from pibot.topics import RESERVED
+from pibot.identities import Identities, Identity
+from pibot.mosquitto import write_broker_files
+from pibot.topics import CLIENT, MASTER, RESERVED, VIEWER, WORKER
 
 
 class Own(NamedTuple):
@@ -32,6 +36,8 @@ class Roster:
         self._path = state_dir / RESERVED / "identities.json"
         self._folder, self._fleet, self._own = state_dir / "broker", fleet, own
         self._identities, self._changed = Identities(), False
+        self._ended: Set[str] = set()  # clients that were removed: asked twice, it is done
+        self.tell_broker: Callable[[], None] = lambda: None  # that other people may come in now
 
     @property
     def guarded(self) -> bool:
@@ -50,14 +56,18 @@ class Roster:
                 self.remove(name)
         self.store()
         if len(self._identities):
-            write_broker_files(self._identities, self._fleet, self._folder)
+            self._write_broker_files()
 
     def store(self) -> None:
         """Write what has changed; raise StoreError."""
         if self._changed:
             self._identities.save(self._path)
-            write_broker_files(self._identities, self._fleet, self._folder)
+            self._write_broker_files()
             self._changed = False
+
+    def _write_broker_files(self) -> None:
+        if write_broker_files(self._identities, self._fleet, self._folder):
+            self.tell_broker()
 
     # --- looking --------------------------------------------------------------------------------
 
@@ -65,9 +75,31 @@ class Roster:
         found = self._identities.get(name)
         return found if found and found.kind == WORKER else None
 
-    def knows_client(self, name: str) -> bool:
+    def next_of(self, name: str) -> Optional[Identity]:
+        """The credentials with which a worker that is being rotated will come."""
+        return self._identities.next_of(name)
+
+    def keys_of(self, kind: str, name: str) -> List[str]:
+        """The keys with which a name may speak now as that kind; none if it may not.
+
+        A worker may look at the fleet as a client does; a viewer says nothing at all.
+        """
+        speakers = (WORKER,) if kind == WORKER else (CLIENT, WORKER)
+        return self._identities.keys_of(name) if self.kind_of(name) in speakers else []
+
+    def kind_of(self, name: str) -> str:
+        """m, w, c or v; "" if the name is not known."""
         found = self._identities.get(name)
-        return found is not None and found.kind == CLIENT
+        return found.kind if found else ""
+
+    def clients(self) -> List[Identity]:
+        """The clients and the viewers, by name."""
+        found = [*self._identities.of_kind(CLIENT), *self._identities.of_kind(VIEWER)]
+        return sorted(found, key=lambda one: one.name)
+
+    def has_ended(self, name: str) -> bool:
+        """Whether this client was removed since the master's start."""
+        return name in self._ended and not self.kind_of(name)
 
     def enrolled(self) -> Dict[str, str]:
         """The workers with credentials, and since when."""
@@ -85,11 +117,21 @@ class Roster:
         self._identities.enrol(new)
         self._changed = True
 
-    def rotate(self, new: Identity) -> None:
-        self._identities.replace(new)
+    def rotate(self, new: Identity, now: bool) -> None:
+        """Put new credentials beside a name's, or `now` in their place."""
+        (self._identities.replace if now else self._identities.follow)(new)
         self._changed = True
 
+    def came(self, name: str, key: str) -> None:
+        """A worker has joined, and signs with this key: if it is its new one, the old one ends."""
+        following = self._identities.next_of(name)
+        if following is not None and following.key == key:
+            self._identities.promote(name)
+            self._changed = True
+
     def remove(self, name: str) -> None:
+        if self.kind_of(name) != WORKER:
+            self._ended.add(name)
         self._identities.remove(name)
         self._changed = True
 
@@ -106,4 +148,4 @@ class Roster:
         if old and old.key == key and identities.fits(old.password_line, own.password):
             return
         secret = identities.Secret(RESERVED, own.password, key, MASTER)
-        self.rotate(identities.identity(secret))
+        self.rotate(identities.identity(secret), now=True)

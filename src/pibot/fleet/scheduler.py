@@ -28,7 +28,7 @@ from typing import Any, Callable, Dict, List, Optional
 from pibot.fleet import events as ev
 from pibot.fleet.board import Board
 from pibot.fleet.goals import Goals
-from pibot.fleet.pool import LEASE_S, Pool, Worker, was_removed
+from pibot.fleet.pool import Pool, Worker, was_removed
 from pibot.fleet.records import (
     FORGOTTEN,
     GONE,
@@ -43,7 +43,7 @@ from pibot.fleet.records import (
     add_usage,
     changed,
 )
-from pibot.messages import Assign, Cancel, HbAck, Message, Refusal, ResultAck
+from pibot.messages import LEASE_S, Assign, Cancel, HbAck, Message, Refusal, ResultAck
 
 RESEND_S = 1.0
 RESEND_MAX_S = 8.0
@@ -310,7 +310,7 @@ class Scheduler:
             watch.deadline = max(watch.deadline, self._now + FILES_S)
 
     def _on_found(self, event: ev.Found) -> None:
-        if self.board.state_of(event.task) != "unknown":
+        if self.board.state_of(event.task) != "unknown" or self.board.room() < 1:
             return
         task = self.goals.found(event, self._now)
         if task is not None:

@@ -19,12 +19,20 @@ from typing import Any, Callable, Dict, List, Mapping, Optional
 from pibot import broker, config
 from pibot import messages as msg
 from pibot.config import Settings
-from pibot.errors import BadMessage, PibotError, Refused, TimedOut, Unreachable, UsageError
+from pibot.errors import (
+    BadMessage,
+    ConfigError,
+    PibotError,
+    Refused,
+    TimedOut,
+    Unreachable,
+    UsageError,
+)
 from pibot.line import GuestLine, subject
 from pibot.mailbox import Mailbox
-from pibot.roles.common import Stop, link, new_goal_id, new_nonce
+from pibot.roles.common import Stop, guest_keys, link, new_goal_id, new_nonce
 from pibot.session import Doubt, Guest
-from pibot.signing import Unsigned
+from pibot.silence import Silence
 from pibot.topics import Topics
 from pibot.transfer import WHOLE_BYTES
 from pibot.transport import PahoTransport, Transport
@@ -37,6 +45,10 @@ RESEND_MAX_S = 5.0
 FOLLOW_S = 2.0
 MAX_EVENTS = 10_000  # that a caller has not taken yet; its goal's end is never left out
 GRACE_S = 15.0  # beyond a goal's deadline, for the master to say so
+KEY_REFUSED = (
+    "it seems that the master does not know the PIBOT_KEY that is used here: take the file that "
+    "`pibot.pyz clients add` makes, or the one of `sudo pibot.pyz setup --role master`"
+)
 _START_SERVICE = "start it with `sudo systemctl start pibot-master` on its machine"
 _START_BY_HAND = "start one with `pibot.pyz --role master`"
 Document = Dict[str, Any]
@@ -79,16 +91,19 @@ class Fleet:
         self._topics = Topics(settings.fleet)
         self._mailbox = Mailbox()
         self._guest = Guest(new_nonce, random.random)
-        writer = Writer(f"c:{self.name}", self.name, Unsigned())
-        requests = self._topics.client(self.name, "req")
-        self._line = GuestLine(writer, Unsigned(), requests, self._guest, random.random)
+        keyring = guest_keys(settings)
+        writer = Writer(f"c:{self.name}", self.name, keyring)
+        requests, replies = (self._topics.client(self.name, what) for what in ("req", "rep"))
+        self._hears = (replies, self._topics.announce)
+        self._line = GuestLine(writer, keyring, requests, self._hears, self._guest, random.random)
+        self._silence = Silence(settings.fleet, settings.mqtt_username, requests, replies)
         self._doubt = Doubt(random.random)
         self._start = new_nonce()
         self._waiting: Dict[str, Pending] = {}
         self._look_at = 0.0
         self._following: Dict[str, "queue.SimpleQueue[msg.Event]"] = {}
         self._welcomed = threading.Event()
-        self._trouble = ""
+        self._trouble, self._connected = "", False
         self._transport: Optional[Transport] = None
         self._thread: Optional[threading.Thread] = None
 
@@ -114,12 +129,11 @@ class Fleet:
         return fleet
 
     def open(self) -> None:
-        host, port = broker.locate(self._settings)
-        there = link(self._settings, host, port)
+        settings = self._settings
+        host, port = broker.locate(settings)
+        there = link(settings, host, port)
         self._mailbox.open()
-        self._transport = self._make_transport(
-            there, self.name, [self._topics.client(self.name, "rep"), self._topics.announce]
-        )
+        self._transport = self._make_transport(there, self.name, self._hears)
         self._transport.start(
             self._mailbox.offer,
             lambda up, why: self._mailbox.put((up, why)),
@@ -128,10 +142,13 @@ class Fleet:
         self._thread = threading.Thread(target=self._loop, name="fleet", daemon=True)
         self._thread.start()
         if not self._welcomed.wait(CONNECT_S):
+            if self._connected and not (settings.key or settings.is_loopback_broker):
+                raise ConfigError(_no_key(there.host))
             raise Unreachable(
                 self._trouble
-                or f"no master of the fleet {self._settings.fleet!r} answers at {there.where()}: "
-                + (_START_SERVICE if self._settings.mqtt_username else _START_BY_HAND)
+                or self._silence.words(
+                    there.where(), _START_SERVICE if settings.mqtt_username else _START_BY_HAND
+                )
             )
 
     def close(self) -> None:
@@ -336,7 +353,7 @@ class Fleet:
             except BadMessage:
                 pass  # the request is repeated; a stranger's packet is nobody's business
         elif item[0]:
-            self._trouble = ""
+            self._trouble, self._connected = "", True
             self._guest.channel = None
             self._guest.again(now)
             self._doubt.connected(now)
@@ -352,9 +369,12 @@ class Fleet:
         if isinstance(message, msg.Welcome):
             if self._guest.welcomed(header, message, self._hello(message.nonce)):
                 self._doubt.heard(now)
+                self._trouble = ""
                 self._welcomed.set()
                 for pending in self._waiting.values():
                     self._send_now(pending, now)
+        elif message == msg.Refusal(msg.KEY):
+            self._trouble = self._trouble or KEY_REFUSED
         elif isinstance(message, (msg.Announce, msg.Refusal)):
             self._guest.again(now, 0.2)
         elif found.whole or self._guest.accepts(header):
@@ -417,6 +437,13 @@ class Fleet:
         assert self._transport is not None
         for packet in packets:
             self._transport.publish(*packet)
+
+
+def _no_key(host: str) -> str:
+    return (
+        f"The broker {host} is not on this machine, so PIBOT_KEY must be set: take the file that "
+        "`pibot.pyz clients add NAME` makes on the master's machine."
+    )
 
 
 def _check(message: msg.Message, name: str) -> None:

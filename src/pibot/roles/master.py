@@ -24,6 +24,7 @@ from pibot.fleet.desk import Desk, Surroundings
 from pibot.fleet.jobs import Jobs
 from pibot.fleet.journal import Journal
 from pibot.fleet.planner import Planner
+from pibot.fleet.programs import Programs
 from pibot.fleet.pruning import Limits
 from pibot.fleet.records import Fact
 from pibot.fleet.roster import Own, Roster
@@ -31,7 +32,7 @@ from pibot.mailbox import Mailbox
 from pibot.notify import Notify
 from pibot.roles.common import BrokerNews, Stop, link, new_goal_id, new_nonce, serve_health
 from pibot.session import Doubt
-from pibot.signing import Unsigned
+from pibot.signing import MasterKeys
 from pibot.topics import RESERVED, Topics
 from pibot.transport import LastWill, PahoTransport, Transport
 from pibot.wire import Packet
@@ -59,6 +60,7 @@ class Master:
         self._news = BrokerNews(log, self._systemd)
         self._mailbox = Mailbox()
         self._topics = Topics(settings.fleet)
+        self._asks = settings.ask if settings.ask is not None else not settings.mqtt_password
         self._counts: Dict[str, int] = {}
         self._doubt = Doubt(random.random)
         self._heard_at = self._probed_at = 0.0
@@ -93,29 +95,37 @@ class Master:
         self._journal = Journal(settings.state_dir / "master" / "journal.db", limits)
         epoch, store_id = self._journal.open(secrets.token_hex(8))
         opened.callback(self._journal.close)
-        handle = broker.find_or_start(settings)
-        opened.callback(handle.close)
-        self._heard_at = time.monotonic()
-        log.info("fleet %s, epoch %d: %s", settings.fleet, epoch, handle.describe())
+        if settings.mqtt_password and not settings.key:
+            log.warning(
+                "PIBOT_KEY is not set: messages without a signature are taken from everyone whom "
+                "the broker lets in"
+            )
         self._jobs = Jobs(_planner(settings), self._mailbox.put)
         opened.callback(self._jobs.close)
         own = Own(settings.mqtt_username, settings.mqtt_password, settings.key)
         roster = Roster(settings.state_dir, settings.fleet, own)
         self._artifacts = Artifacts(settings.state_dir / "master" / "artifacts")
-        around = self._surroundings(epoch, store_id)
-        self._desk = Desk(self._topics, self._journal, roster, around, self._artifacts)
+        around = self._surroundings(epoch, store_id, roster)
+        programs = Programs(settings.state_dir / "master" / "programs")
+        self._desk = Desk(self._topics, self._journal, roster, around, self._artifacts, programs)
         self._begin()
+        handle = broker.find_or_start(settings)  # now: a private one reads whom it lets in
+        opened.callback(handle.close)
+        roster.tell_broker = handle.reload
+        self._heard_at = time.monotonic()
+        log.info("fleet %s, epoch %d: %s", settings.fleet, epoch, handle.describe())
         opened.callback(serve_health(settings, self._health).close)
         self._connect(handle.host, handle.port)
         opened.callback(self._transport.close)
 
-    def _surroundings(self, epoch: int, store_id: str) -> Surroundings:
+    def _surroundings(self, epoch: int, store_id: str, roster: Roster) -> Surroundings:
         return Surroundings(
             fleet=self._settings.fleet,
             epoch=epoch,
             store_id=store_id,
             model=self._settings.model is not None,
-            keyring=Unsigned(),
+            asks=self._asks,
+            keyring=MasterKeys(self._settings.key, self._topics.parse, roster.keys_of),
             nonce=new_nonce,
             goal_id=new_goal_id,
             jitter=random.random,
@@ -126,7 +136,7 @@ class Master:
         settings, t = self._settings, self._topics
         filters = [t.worker("+", c) for c in ("evt", "hb", "prog", "will")]
         filters += [t.client("+", "req"), t.announce]
-        if settings.ask if settings.ask is not None else not settings.mqtt_password:
+        if self._asks:
             filters.append(t.ask)
         will = LastWill(t.view("fleet"), views.offline(settings.fleet), qos=1, retain=True)
         there = link(settings, host, port)
@@ -219,6 +229,10 @@ class Master:
         self._prune_at = now + PRUNE_S
         try:
             pruned = self._journal.prune()
+        except DamagedStore as error:
+            log.error("%s", error)
+            self._mend([], str(error), self._desk.remembered())
+            return
         except StoreError as error:
             log.error("%s", error)  # nothing depends on it: it comes again
             return

@@ -17,21 +17,31 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from pibot import __version__, broker
+from pibot import __version__, broker, parts
 from pibot import messages as msg
-from pibot.agent import attempt, library, sharing, souls, workspaces
+from pibot.agent import attempt, effects, library, sharing, souls, workspaces
 from pibot.agent import worker_core as core
 from pibot.agent.journal import Journal
 from pibot.agent.model import Model
 from pibot.agent.tools import Toolbox
+from pibot.agent.updating import Updating
 from pibot.config import Settings, require_credentials
+from pibot.deploy import layout
 from pibot.errors import BadMessage, DamagedStore, StoreError
 from pibot.line import GuestLine
 from pibot.mailbox import Mailbox
 from pibot.notify import Notify
-from pibot.roles.common import BrokerNews, Stop, link, new_nonce, other_user, serve_health
+from pibot.roles.common import (
+    BrokerNews,
+    Stop,
+    guest_keys,
+    link,
+    new_nonce,
+    other_user,
+    serve_health,
+)
 from pibot.session import Guest
-from pibot.signing import Unsigned
+from pibot.silence import Silence
 from pibot.skills.core import machine_facts
 from pibot.topics import Topics
 from pibot.transport import LastWill, PahoTransport, Transport
@@ -73,15 +83,17 @@ class Worker:
         self._name = settings.worker_id
         self._mailbox = Mailbox()
         self._topics = Topics(settings.fleet)
-        self._writer = Writer(f"w:{self._name}", self._name, Unsigned())
+        self._keyring = guest_keys(settings)
+        self._writer = Writer(f"w:{self._name}", self._name, self._keyring)
+        speaks, hears = (self._topics.worker(self._name, what) for what in ("evt", "cmd"))
+        self._hears = (hears, self._topics.announce)
+        self._silence = Silence(settings.fleet, settings.mqtt_username, speaks, hears)
         self._attempts: Dict[str, attempt.Attempt] = {}
         self._facts_at = 0.0
-        self._unstored: List[core.Fact] = []
-        self._stopping = False
+        self._unstored: List[effects.Fact] = []
 
     def stop(self) -> None:
         """Ask the loop to end; safe from signal handlers and threads."""
-        self._stopping = True
         self._mailbox.put(Stop())
 
     def run(self) -> None:
@@ -90,13 +102,10 @@ class Worker:
         with ExitStack() as opened:
             self._open(opened)
             self._systemd.ready()
-            while not self._stopping:
+            while not self._core.may_go(time.monotonic()):
                 self._systemd.alive(time.monotonic())
                 self._turn(self._mailbox.collect(self._wait_s(), self._transport.poll))
-            self._systemd.stopping()
-            for running in self._attempts.values():
-                running.interrupt()
-            for send in self._core.stopping(time.monotonic()).sends:
+            for send in self._core.goodbye(time.monotonic()).sends:
                 self._publish(send)
 
     # --- beginning ------------------------------------------------------------------------------
@@ -122,10 +131,17 @@ class Worker:
             workspaces=home / "tasks",
         )
         start = secrets.token_hex(8)
-        hello = functools.partial(msg.Hello, start=start, inc=inc, facts=_facts(settings, toolbox))
+        with_master = os.path.exists(layout.settings_file("master"))
+        own = (settings.state_dir, self._name, parts.build(), with_master)
+        self._updating = Updating(*own, random.random)
+        self._updating.begin()
+        said = {**_facts(settings, toolbox), **self._updating.facts()}
+        hello = functools.partial(msg.Hello, start=start, inc=inc, facts=said)
         guest = Guest(new_nonce, random.random)
         chunks = self._topics.worker(self._name, "evt")
-        self._line = GuestLine(self._writer, Unsigned(), chunks, guest, random.random)
+        self._line = GuestLine(
+            self._writer, self._keyring, chunks, self._hears, guest, random.random
+        )
         self._core = core.WorkerCore(
             hello, settings.slots, guest, random.random, held, time.monotonic()
         )
@@ -137,9 +153,8 @@ class Worker:
         t = self._topics
         will_topic = t.worker(self._name, "will")
         will = LastWill(will_topic, self._writer.packet(will_topic, msg.Will(start)))
-        filters = [t.worker(self._name, "cmd"), t.announce]
         there = link(self._settings, host, port)
-        self._transport = self._make_transport(there, self._name, filters, will)
+        self._transport = self._make_transport(there, self._name, self._hears, will)
         log.info(
             "worker %s of fleet %s: broker %s", self._name, self._settings.fleet, there.where()
         )
@@ -163,12 +178,16 @@ class Worker:
         if silent_s <= DEGRADED_S:
             return 200, document
         reason = f"the master has not answered for more than {DEGRADED_S:g} s"
+        if self._core.key_refused:
+            reason = f"{reason}: {core.KEY_REFUSED}"
+        elif self._core.is_unheard:
+            reason = f"{reason}: {self._silence.words()}"
         return 503, {**document, "status": "degraded", "reason": reason}
 
     # --- the loop -------------------------------------------------------------------------------
 
     def _wait_s(self) -> float:
-        wake_at = min(self._core.wake_at(), self._line.wake_at())
+        wake_at = min(self._core.wake_at(), self._line.wake_at(), self._updating.wake_at())
         return max(0.0, min(wake_at - time.monotonic(), IDLE_S))
 
     def _turn(self, items: List[Any]) -> None:
@@ -176,7 +195,7 @@ class Worker:
         outs = [out for item in items for out in self._taken(item, now)]
         if now >= self._facts_at:
             self._facts_at = now + FACTS_S
-            self._core.facts = machine_facts()
+            self._core.facts = {**machine_facts(), **self._updating.facts()}
         outs.append(self._core.tick(now))
         facts = [fact for out in outs for fact in out.facts]
         try:
@@ -184,7 +203,7 @@ class Worker:
         except StoreError as error:
             log.error("%s", error)
             outs = [self._core.not_stored(outs, str(error))]
-            self._unstored = [f for f in self._unstored if isinstance(f, core.Dropped)]
+            self._unstored = [f for f in self._unstored if isinstance(f, effects.Dropped)]
             self._unstored += outs[0].facts
         for out in outs:
             for send in out.sends:
@@ -192,25 +211,39 @@ class Worker:
             for effect in out.effects:
                 self._do(effect)
         self._forget(facts)
+        self._update(now)
         self._hand_over(self._line.due(now))
 
-    def _forget(self, facts: List[core.Fact]) -> None:
+    def _update(self, now: float) -> None:
+        """Go on with a new program for this worker, and say how that stands."""
+        if self._core.guest.channel is None:
+            return
+        if self._core.answered:
+            self._updating.answered()
+        for fetch in self._updating.due(self._core.guest.channel.ses, now):
+            self._publish(effects.Send("evt", fetch))
+        if self._updating.is_news():
+            self._core.facts.update(self._updating.facts())
+            for send in self._core.beat(now).sends:
+                self._publish(send)
+
+    def _forget(self, facts: List[effects.Fact]) -> None:
         """A result that the master has need not travel on."""
         for fact in facts:
-            if isinstance(fact, core.Dropped):
+            if isinstance(fact, effects.Dropped):
                 self._line.withdraw(("result", fact.task))
 
-    def _store(self, facts: List[core.Fact]) -> None:
+    def _store(self, facts: List[effects.Fact]) -> None:
         """Commit; what may be forgotten can wait for the next commit (or a restart)."""
         self._unstored += facts
-        if any(isinstance(f, core.Held) for f in facts):
+        if any(isinstance(f, effects.Held) for f in facts):
             try:
                 self._journal.commit(self._unstored)
             except DamagedStore as error:
                 self._journal.mend(str(error), self._core.held.values())
             self._unstored = []
 
-    def _taken(self, item: Any, now: float) -> List[core.Out]:
+    def _taken(self, item: Any, now: float) -> List[effects.Out]:
         """What follows from an item; if it cannot be handled, a new session mends what it left."""
         try:
             return self._take(item, now)
@@ -218,9 +251,10 @@ class Worker:
             log.exception("a message could not be handled")
             return [self._core.connected(now)]
 
-    def _take(self, item: Any, now: float) -> List[core.Out]:
+    def _take(self, item: Any, now: float) -> List[effects.Out]:
         if isinstance(item, Stop):
-            return []
+            self._systemd.stopping()
+            return [self._core.leave(now)]
         if isinstance(item, Ended):
             self._attempts.pop(item.result.task, None)
             return [self._core.ended(item.result, now)]
@@ -234,7 +268,7 @@ class Worker:
         self._core.disconnected()
         return []
 
-    def _take_packet(self, topic: str, payload: bytes, now: float) -> List[core.Out]:
+    def _take_packet(self, topic: str, payload: bytes, now: float) -> List[effects.Out]:
         try:
             found = self._line.receive(topic, payload, now)
         except BadMessage as error:
@@ -247,7 +281,7 @@ class Worker:
 
     # --- effects --------------------------------------------------------------------------------
 
-    def _publish(self, send: core.Send) -> None:
+    def _publish(self, send: effects.Send) -> None:
         topic = self._topics.worker(self._name, send.channel)
         try:
             self._hand_over(self._line.send(topic, send.message, send.qos, send.joining))
@@ -258,19 +292,23 @@ class Worker:
         for packet in packets:
             self._transport.publish(*packet)
 
-    def _do(self, effect: core.Effect) -> None:
-        if isinstance(effect, core.Start):
+    def _do(self, effect: effects.Effect) -> None:
+        if isinstance(effect, effects.Start):
             self._start(effect.assign)
-        elif isinstance(effect, core.Interrupt):
+        elif isinstance(effect, effects.Interrupt):
             log.info("task %s is stopped: %s", effect.task, effect.why)
             running = self._attempts.get(effect.task)
             if running is not None:
                 running.interrupt()
-        elif isinstance(effect, core.Renew):
+        elif isinstance(effect, effects.Renew):
             self._transport.renew()
-        elif isinstance(effect, core.Deliver):
+        elif isinstance(effect, effects.Deliver):
             found = sharing.cut(self._tools.workspaces, effect.fetch)
-            self._publish(core.Send("evt", found))
+            self._publish(effects.Send("evt", found))
+        elif isinstance(effect, effects.Program):
+            self._updating.take(effect.message, time.monotonic())
+        elif isinstance(effect, effects.Unheard):
+            log.warning("%s", self._silence.words())
         else:
             log.error("%s", effect.text)
 
@@ -301,6 +339,7 @@ def _facts(settings: Settings, toolbox: Toolbox) -> Dict[str, Any]:
     """What a worker says of itself in hello: what does not change while it runs."""
     return {
         "version": __version__,
+        "build": parts.build(),
         "python": platform.python_version(),
         "host": platform.node(),
         "machine": _machine(),
