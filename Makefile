@@ -7,6 +7,7 @@ PYZ := build/pibot.pyz
 TEST_PACKAGES := mosquitto mosquitto-clients systemd openssl libfaketime
 TARGET_PACKAGES := debootstrap debian-archive-keyring qemu-user-static mosquitto
 SYSTEM_PACKAGES := debootstrap debian-archive-keyring systemd-container iproute2
+JOBS ?= 3
 SOURCES := $(shell find src -type f ! -name '*.pyc')
 BUILDER := build/make_pyz.py build/parts.py build/wheels.py build/pyz_main.py build/fallback/jiter.py
 LOCKS := $(wildcard requirements/*.txt)
@@ -33,7 +34,7 @@ demo: pyz ## a broker, a master and two workers on this machine, then a prompt
 
 test: lint pyz ## everything that CI checks
 	@build/apt-need $(TEST_PACKAGES)
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n $(JOBS) --dist loadfile
 
 test-llm: pyz ## the tests that talk to a real model
 	$(PY) -m pytest -q -m llm
@@ -55,6 +56,8 @@ bench: pyz ## the benchmarks
 	$(PY) bench/run.py
 	@echo
 	$(PY) bench/start.py
+	@echo
+	$(PY) bench/signing.py
 
 sim: SEEDS ?= 2000
 sim: venv ## the protocol under simulated faults: SEEDS=2000, or SEED=42 [BUG=NAME] with its timeline

@@ -33,6 +33,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, TypeVar
 ROOT = Path(__file__).resolve().parents[1]
 PYZ = ROOT / "build" / "pibot.pyz"
 MOSQUITTO = "/usr/sbin/mosquitto"
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 WAIT_S = 30.0
 LOG_LINES = 25
 _OURS = re.compile(

@@ -18,10 +18,13 @@ from typing import Callable, Iterator, List, Optional
 import paho.mqtt.client as mqtt
 import pytest
 
+from mqtt_party import Party
 from pibot import broker, config
 from pibot.broker import BrokerHandle, find_or_start, locate
 from pibot.config import Settings
 from pibot.errors import ConfigError, Unreachable
+from pibot.identities import Identities
+from pibot.mosquitto import write_broker_files
 
 needs_amqtt = pytest.mark.skipif(sys.version_info < (3, 10), reason="amqtt needs Python 3.10")
 SOURCE = str(Path(broker.__file__).parents[1])
@@ -38,8 +41,8 @@ def is_open(port: int) -> bool:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
-def settings(port: int, host: Optional[str] = None) -> Settings:
-    environ = {"HOME": "/home/u", "MQTT_PORT": str(port), "MQTT_HOST": host or ""}
+def settings(port: int, host: Optional[str] = None, **more: str) -> Settings:
+    environ = {"HOME": "/home/u", "MQTT_PORT": str(port), "MQTT_HOST": host or "", **more}
     return config.load("master", {}, environ, None, Path("/nowhere/pibot.pyz"))
 
 
@@ -185,6 +188,51 @@ def test_private_mosquitto_dies_with_its_master(tmp_path: Path) -> None:
     master.send_signal(signal.SIGKILL)
     master.communicate()
     assert wait_for(lambda: not is_open(port))
+
+
+@pytest.mark.parametrize("kind", [pytest.param("amqtt", marks=needs_amqtt), "mosquitto"])
+def test_a_private_broker_lets_in_whom_the_master_knows(
+    kind: str, tmp_path: Path, opened: List[BrokerHandle], request: pytest.FixtureRequest
+) -> None:
+    if kind == "mosquitto":
+        request.getfixturevalue("without_amqtt")
+    port, made = free_port(), Identities()
+    secret, worker = made.add("m", "master"), made.add("w", "worker-1")
+    write(made, tmp_path)
+    own = {"MQTT_USERNAME": "master", "MQTT_PASSWORD": secret.password}
+    handle = find_or_start(settings(port, PIBOT_STATE_DIR=str(tmp_path), **own))
+    opened.append(handle)
+    assert handle.kind == kind
+    master, party = (Party(port, one.user, one.password) for one in (secret, worker))
+    assert master.is_in and party.is_in and not is_let_in(port, "worker-1", "wrong")
+    made.remove("worker-1")
+    later = made.add("w", "worker-2")
+    write(made, tmp_path)
+    handle.reload()
+    assert party.gone.wait(2.0), "still in after 2 s"
+    assert wait_for(lambda: is_let_in(port, later.user, later.password))
+    assert not is_let_in(port, worker.user, worker.password) and not master.gone.is_set()
+    for one in (master, party):
+        one.close()
+    handle.close()
+    handle.reload()  # as a master does that ends
+
+
+def is_let_in(port: int, user: str, password: str) -> bool:
+    party = Party(port, user, password)
+    party.close()
+    return party.is_in
+
+
+def write(made: Identities, state_dir: Path) -> None:
+    made.save(state_dir / "master" / "identities.json")
+    write_broker_files(made, "home", state_dir / "broker")
+
+
+def test_a_private_broker_knows_the_master_as_master() -> None:
+    chosen = settings(free_port(), MQTT_USERNAME="boss", MQTT_PASSWORD="x")
+    with pytest.raises(ConfigError, match="set MQTT_USERNAME=master"):
+        find_or_start(chosen)
 
 
 def test_no_broker_at_all_says_what_to_install(

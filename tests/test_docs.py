@@ -170,17 +170,20 @@ def test_the_example_for_python_says_that_nobody_is_there(
     assert done.stderr.startswith("unreachable: no broker answers at 127.0.0.1:")
 
 
-# --- reliability --------------------------------------------------------------------------------
+# --- reliability and security -------------------------------------------------------------------
 
 
-def test_each_fault_names_a_test_that_there_is() -> None:
-    said = page("docs/reliability.md")
+@pytest.mark.parametrize(
+    ("path", "table"), [("docs/reliability.md", "## Faults"), ("docs/security.md", "## Threats")]
+)
+def test_each_fault_and_threat_names_a_test_that_there_is(path: str, table: str) -> None:
+    said = page(path)
     named = re.findall(r"^([0-9]+)\. `(tests/\S+\.py)`\s+`(test_\w+)`$", said, re.MULTILINE)
     assert [int(number) for number, _, _ in named] == list(range(1, len(named) + 1))
     missing = [(p, name) for _, p, name in named if f"\ndef {name}(" not in page(p)]
     assert missing == []
-    faults = said[said.index("## Faults") : said.index("### The tests")]
-    used = re.findall(r"^\|.*\| ([0-9, ]+) \|$", faults, re.MULTILINE)
+    rows = said[said.index(table) : said.index("### The tests")]
+    used = re.findall(r"^\|.*\| ([0-9, ]+) \|$", rows, re.MULTILINE)
     assert {int(n) for cell in used for n in cell.split(",")} == set(range(1, len(named) + 1))
 
 

@@ -231,6 +231,15 @@ def test_a_flood_of_retained_messages_is_bounded() -> None:
     assert sum(large.takes(b"t/%d" % i, 250_000) for i in range(100)) == 67
 
 
+def test_what_is_refused_leaves_what_was_retained_before() -> None:
+    kept = doorkeeper.Retained()
+    assert all(kept.takes(b"t/%d" % i, 100) for i in range(doorkeeper.RETAINED))
+    for i in range(doorkeeper.RETAINED):
+        assert not kept.takes(b"t/%d" % i, doorkeeper.RETAINED_BYTES)
+    assert not kept.takes(b"one more", 100), "the broker still has all of them"
+    assert kept.takes(b"t/1", 0) and kept.takes(b"one more", 100)
+
+
 # --- memory, measured from outside ----------------------------------------------------------------
 
 _ALONE = """

@@ -14,7 +14,7 @@ from typing import Iterator, List, Tuple
 import pytest
 
 import guide
-from pibot import identities
+from pibot import rights
 from pibot.cli import COMMANDS, service
 from pibot.cli.parser import Parser, as_options
 
@@ -107,4 +107,4 @@ def parses(words: List[str]) -> bool:
 
 
 def test_the_readme_shows_the_rights_that_setup_gives() -> None:
-    assert f"```\n{identities.acl_text('home')}```\n" in (ROOT / "README.md").read_text("utf-8")
+    assert f"```\n{rights.acl_text('home')}```\n" in (ROOT / "README.md").read_text("utf-8")

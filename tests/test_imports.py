@@ -19,12 +19,20 @@ ROOT = Path(pibot.__file__).parent
 # Each part may import its own level and those before it.
 LEVELS: List[List[str]] = [
     ["pibot.errors", "pibot"],
-    ["pibot.topics", "pibot.paths", "pibot.strictjson", "pibot.memory"],
-    ["pibot.messages", "pibot.signing", "pibot.session"],
+    ["pibot.topics", "pibot.paths", "pibot.strictjson", "pibot.memory"] + ["pibot.httpguard"],
+    [
+        "pibot.fields",
+        "pibot.messages",
+        "pibot.signing",
+        "pibot.session",
+        "pibot.rights",
+        "pibot.silence",
+    ],
     ["pibot.wire", "pibot.values", "pibot.config", "pibot.mailbox", "pibot.store", "pibot.logs"]
-    + ["pibot.salvage"]
-    + ["pibot.outbox", "pibot.transfer", "pibot.line"]
-    + ["pibot.files", "pibot.identities", "pibot.notify", "pibot.parts", "pibot.unpacking"],
+    + ["pibot.salvage", "pibot.tls"]
+    + ["pibot.outbox", "pibot.transfer", "pibot.line", "pibot.growing", "pibot.manifest"]
+    + ["pibot.files", "pibot.identities", "pibot.notify", "pibot.parts", "pibot.unpacking"]
+    + ["pibot.mosquitto", "pibot.admission"],
     ["pibot.fleet.*", "pibot.agent.*", "pibot.skills.*", "pibot.transport", "pibot.health"],
     ["pibot.bus"],
     ["pibot.doorkeeper", "pibot.embedded", "pibot.broker"],
@@ -33,7 +41,14 @@ LEVELS: List[List[str]] = [
 ]
 
 PURE = [
-    *("pibot.messages", "pibot.session", "pibot.signing", "pibot.topics", "pibot.errors"),
+    *(
+        "pibot.fields",
+        "pibot.messages",
+        "pibot.session",
+        "pibot.signing",
+        "pibot.topics",
+        "pibot.errors",
+    ),
     *("pibot.wire", "pibot.transfer", "pibot.line"),
     *(
         f"pibot.fleet.{name}"
@@ -42,7 +57,13 @@ PURE = [
     *("pibot.paths", "pibot.strictjson", "pibot.fleet.fetching", "pibot.fleet.shared"),
     *("pibot.fleet.events", "pibot.fleet.phrases", "pibot.fleet.status"),
     *("pibot.fleet.recovery", "pibot.fleet.pruning"),
-    "pibot.agent.worker_core",
+    *(
+        "pibot.agent.effects",
+        "pibot.agent.worker_core",
+        "pibot.httpguard",
+        "pibot.rights",
+        "pibot.silence",
+    ),
 ]
 IMPURE = {"time", "socket", "threading", "random", "sqlite3", "paho", "os", "secrets", "asyncio"}
 IMPURE |= {"subprocess", "select", "uuid", "logging", "pibot.store", "pibot.transport"}

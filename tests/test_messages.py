@@ -13,12 +13,15 @@ import pytest
 from pibot import messages as msg
 from pibot import strictjson
 from pibot.errors import BadMessage
+from pibot.manifest import Manifest
 
 GOLDEN = Path(__file__).parent / "golden"
 NONCE, NONCE_M, START = "0123456789abcdef", "fedcba9876543210", "00112233445566aa"
 RESULT = {"success": True, "data": {"text": "grüße 你好"}, "output": "grüße 你好"}
 
 FILE = {"path": "photos/door.jpg", "size": 5, "sha256": "ab" * 32}
+
+MANIFEST = Manifest("worker-1", "ab" * 32, 19_100_000, "1.1.0", "cd" * 32, 4, 180).text()
 
 EXAMPLES: List[msg.Message] = [
     msg.Hello(NONCE, START, 3, facts={"slots": 1, "tags": ["camera"], "model": False}),
@@ -31,6 +34,7 @@ EXAMPLES: List[msg.Message] = [
     msg.Declined("g1-1", 1, "busy"),
     msg.Result("g1-1", 1, "succeeded", RESULT, None, {"input_tokens": 10}, [{"step": 1}], [FILE]),
     msg.Slice("g1-1", "photos/door.jpg", 0, 5, "aGVsbG8="),
+    msg.FetchProgram("ab" * 32, 40_000),
     msg.Progress("g1-1", 1, {"kind": "tool", "name": "shell", "text": "ls", "ok": True}),
     msg.Will(START),
     msg.Bye(),
@@ -40,12 +44,20 @@ EXAMPLES: List[msg.Message] = [
     msg.HbAck([["g1-1", 1]], 81234567),
     msg.Ping(),
     msg.Fetch("g1-1", "photos/door.jpg", 40000),
+    msg.Install(MANIFEST, "ef" * 32),
+    msg.ProgramSlice("ab" * 32, 40_000, "aGVsbG8="),
     msg.Submit("g1", skill="echo", args={"text": "hi"}, on="worker-1", timeout_s=60.0, follow=True),
     msg.Get("g1"),
     msg.Listing("workers"),
     msg.Retry("g1-1"),
     msg.Follow("g1"),
-    msg.Manage("add", "worker-3", f"$7$101${'A' * 16}${'B' * 86}==", "0f" * 32),
+    msg.Manage(
+        *("rotate", "worker-3", f"$7$101${'A' * 16}${'B' * 86}==", "0f" * 48),
+        suffix="ab12",
+        update_key="1e" * 48,
+    ),
+    msg.Upload("ab" * 32, 19_100_000, 40_000, "aGVsbG8="),
+    msg.Update("worker-1", "ab" * 32, "1.1.0", "cd" * 32, 4, 180),
     msg.Reply("laptop-7", {"goal_id": "g1", "state": "planning"}),
     msg.Event("g1", "step", {"text": "trying again"}),
     msg.Chunk("worker-1-9", 0, 2, 70000, "ab" * 32, "aGVsbG8="),
@@ -110,6 +122,7 @@ def test_a_wrong_typed_field_is_named(t: str, field: "dataclasses.Field[Any]") -
             *("store_id", "start", "reason", "detail", "to", "state", "error", "on", "tag", "goal"),
             *("skill", "chat", "key", "what", "re", "kind", "whole", "sha256", "data", "type"),
             *("trace", "action", "worker", "password_line", "artifacts", "path"),
+            *("suffix", "update_key", "manifest", "mac", "version", "build"),
         )
         if fits or free or (wrong is None and nullable) or (wrong == {"a": 1} and nullable):
             continue

@@ -18,6 +18,7 @@ def test_good_ones(path: str) -> None:
     ("path", "why"),
     [
         *((p, "not a plain relative path") for p in ("", ".", "..", "/a", "a/", "a//b", "a/../b")),
+        *((p, "not a plain relative path") for p in (" ", "a ", " a", "a/ ", "a /b", "\u3000")),
         *(
             (p, "cannot be shown")
             for p in ("a\nb", "a\0", "a\x1b[2J", "a\u202eb", "\ud800", "\ufeffa")

@@ -129,7 +129,8 @@ def test_a_file_that_is_found_damaged_at_its_opening(
     store = reopened(tmp_path)
     assert len(keys(store)) >= at_least
     assert store.rows("SELECT * FROM marks") == [("lost",)]
-    assert (tmp_path / "s.damaged-1.db").read_bytes()[PAGE:] == evidence[PAGE:]
+    assert (tmp_path / "s.damaged-1.db").read_bytes() == evidence
+    assert not list(tmp_path.glob("s.reading*"))
     (line,) = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
     assert f"{tmp_path}/s.db is damaged: " in line and "set aside as s.damaged-1.db" in line
     count = len(keys(store))
@@ -195,6 +196,82 @@ def test_damage_that_shows_while_at_work(tmp_path: Path, caplog: pytest.LogCaptu
     assert keys(store) == set(range(1, ROWS + 1)) and keys(store, "w") == set()
     assert "it was malformed; s.db was set aside as s.damaged-1.db" in caplog.text
     store.close()
+
+
+# --- the first page ------------------------------------------------------------------------------
+
+
+def missing(head: Path) -> None:
+    head.unlink()
+
+
+def cut_short(head: Path) -> None:
+    head.write_bytes(head.read_bytes()[:1_000])
+
+
+@pytest.mark.parametrize("head_is", [missing, emptied, zeroed, garbage, cut_short, no_version])
+def test_a_copy_of_the_first_page_that_is_none_takes_nothing_away(
+    tmp_path: Path, head_is: Callable[[Path], None]
+) -> None:
+    filled(tmp_path).close()
+    no_version(tmp_path / "s.db")
+    head_is(tmp_path / "s.head")
+    store = reopened(tmp_path)
+    assert keys(store) == keys(store, "w") == set(range(1, ROWS + 1))
+    store.close()
+
+
+def test_a_bad_first_page_that_the_log_has_better_is_not_copied(tmp_path: Path) -> None:
+    store = filled(tmp_path)
+    head = (tmp_path / "s.head").read_bytes()
+    code = """
+    from test_salvage import reopened
+    store = reopened(path)
+    store.commit([("CREATE TABLE more (k)", ())])  # which changes the first page
+    os.kill(os.getpid(), 9)
+    """
+    store.close()
+    assert run_child(tmp_path, code) == -9
+    kept = (tmp_path / "s.head").read_bytes()
+    first_page(tmp_path / "s.db")
+    store = reopened(tmp_path)
+    assert (tmp_path / "s.head").read_bytes() in (head, kept)
+    assert keys(store) == set(range(1, ROWS + 1)) and store.rows("SELECT * FROM more") == []
+    store.close()
+
+
+def test_a_link_in_the_place_of_the_file_is_not_written_through(tmp_path: Path) -> None:
+    letter = tmp_path / "letter"
+    letter.write_text("dear SQLite, " * 1_000, "utf-8")
+    said = letter.read_bytes()
+    filled(tmp_path).close()
+    for name in ("s.db", "s.db-wal", "s.lock"):
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).symlink_to(letter)
+        with pytest.raises(StoreError, match=rf"{name} is no ordinary file: move it away"):
+            Store(tmp_path / "s.db", SCHEMA).open()
+        (tmp_path / name).unlink()
+    for name in ("s.head.new", "s.reading.db"):  # whatever was left there is replaced
+        (tmp_path / name).symlink_to(letter)
+    filled(tmp_path).close()
+    no_version(tmp_path / "s.db")
+    reopened(tmp_path).close()
+    assert letter.read_bytes() == said and not (tmp_path / "s.head").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["s.db", "s.head", "s.lock"])
+def test_a_directory_in_the_place_of_a_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(StoreError, match=rf"{name} is no ordinary file: move it away"):
+        Store(tmp_path / "s.db", SCHEMA).open()
+
+
+def test_a_letter_in_the_place_of_the_file_is_set_aside_as_it_is(tmp_path: Path) -> None:
+    filled(tmp_path).close()
+    (tmp_path / "s.db").write_text("dear SQLite, " * 1_000, "utf-8")
+    evidence = (tmp_path / "s.db").read_bytes()
+    reopened(tmp_path).close()
+    assert (tmp_path / "s.damaged-1.db").read_bytes() == evidence
 
 
 # --- a process that was killed ------------------------------------------------------------------
@@ -315,7 +392,7 @@ def test_only_the_newest_damaged_files_are_kept(tmp_path: Path) -> None:
 
 
 def test_no_room_for_a_new_file_changes_nothing(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "5m") as disk:
+    with small_disk(tmp_path / "disk", "8m") as disk:  # room for it, a copy and the new one
         filled(disk).close()
         no_version(disk / "s.db")
         filler = disk / "filler"
@@ -324,7 +401,7 @@ def test_no_room_for_a_new_file_changes_nothing(tmp_path: Path) -> None:
                 file.write(b"x" * PAGE)
         with pytest.raises(StoreError, match=r"s\.db cannot be used: the disk "):
             Store(disk / "s.db", SCHEMA).open()
-        assert (disk / "s.db").exists() and not list(disk.glob("s.[dn]*[dw].db"))
+        assert [p.name for p in disk.glob("s.*db")] == ["s.db"]
         filler.write_bytes(b"")
         filler.unlink()
         store = reopened(disk)

@@ -97,6 +97,11 @@ def _described(place: Place, offer: Optional[Mapping[str, Any]]) -> Dict[str, An
     }
 
 
+def build() -> str:
+    """The name of the build that was started; "" for an ordinary installation."""
+    return str(getattr(sys.modules["__main__"], "BUILD_ID", ""))
+
+
 def _place() -> Optional[Place]:
     """Where the pyz that was started keeps its files."""
     return getattr(sys.modules["__main__"], "PLACE", None)

@@ -13,7 +13,7 @@ def problem(path: str) -> str:
     Such a path is relative and normal; each name in it can be shown as it is, on any terminal.
     """
     names = path.split("/")
-    if not path or any(name in ("", ".", "..") for name in names):
+    if any(name in ("", ".", "..") or name != name.strip() for name in names):
         return "it is not a plain relative path, such as photos/door.jpg"
     if not path.replace("/", "").isprintable():
         return "it has characters that cannot be shown"

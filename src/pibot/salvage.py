@@ -10,12 +10,16 @@ would end the locks of that connection, and other processes would write over wha
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sqlite3
 import struct
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from pibot import files
 
 Row = Tuple[Any, ...]
 Sound = Callable[[str, Row], bool]
@@ -105,11 +109,11 @@ def _frames_taken(path: Path, salts: bytes) -> int:
     Another process may just have begun the index anew; then all count as believed.
     """
     try:
-        index = shm_of(path).read_bytes()[:96]
+        index = shm_of(path).read_bytes()[: 2 * INDEX_HEADER]
     except OSError:
         return MAX_FRAMES
-    one, two = index[:48], index[48:]
-    if one != two or len(one) < 48 or one[12] != 1 or one[32:40] != salts:
+    one, two = index[:INDEX_HEADER], index[INDEX_HEADER:]
+    if one != two or len(one) < INDEX_HEADER or one[12] != 1 or one[32:40] != salts:
         return MAX_FRAMES
     return int(struct.unpack("=I", one[16:20])[0])
 
@@ -216,31 +220,67 @@ def keep_head(path: Path) -> None:
     """
     with path.open("rb") as file:
         page = file.read(PAGE)
-    head = head_of(path)
-    beside = head.with_name(f"{head.name}.new")
-    beside.write_bytes(page)
-    beside.replace(head)
+    if _is_head(page):  # else SQLite has a sound one in its log, and the copy of before is better
+        files.write_private(head_of(path), page)
+
+
+def _is_head(page: bytes) -> bool:
+    """Whether this can be the first page of a store."""
+    known = page[:18] == b"SQLite format 3\0" + PAGE.to_bytes(2, "big")
+    return len(page) == PAGE and known and 0 < _version(page) <= MAX_VERSION
+
+
+def _version(page: bytes) -> int:
+    return int.from_bytes(page[60:64], "big")
 
 
 def head_of(path: Path) -> Path:
     return path.with_suffix(".head")
 
 
-def put_head_back(path: Path) -> int:
-    """Replace a first page that cannot be read; return the version of the store, 0 if unknown.
+def copy_with_head(path: Path) -> Tuple[Path, int]:
+    """Copy a file whose first page cannot be read, and put the page that was kept into the copy.
 
-    In the file there is no version then: it stays damaged, also for a start after a crash.
+    Return the copy and the version of the store; the file itself and 0 if no page was kept. The
+    file stays as it is, for a person to look at. `remove_copy` ends the copy.
     """
+    remove_copy(path)
     try:
-        page = bytearray(head_of(path).read_bytes())
+        page = head_of(path).read_bytes()
     except FileNotFoundError:
-        return 0
-    version = int.from_bytes(page[60:64], "big")
-    page[28:40] = bytes(12)  # for SQLite to find: the size of the file; the list of free pages
-    page[60:64] = bytes(4)
-    with path.open("r+b") as file:
-        file.write(page)
-    return version
+        return path, 0
+    if not _is_head(page):
+        return path, 0  # it would take away what can still be read
+    copy = copy_of(path)
+    try:
+        _copy(path, copy)
+        if wal_of(path).exists():
+            _copy(wal_of(path), wal_of(copy))
+        with copy.open("r+b") as file:
+            # The size of the file and the list of free pages are for SQLite to find.
+            file.write(page[:28] + bytes(12) + page[40:])
+    except BaseException:
+        remove_copy(path)
+        raise
+    return copy, _version(page)
+
+
+def copy_of(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.reading{path.suffix}")
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Into a file that is made here, never through a link."""
+    opened = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with source.open("rb") as data, open(opened, "wb") as file:
+        shutil.copyfileobj(data, file, 2**20)
+
+
+def remove_copy(path: Path) -> None:
+    copy = copy_of(path)
+    for one in (copy, wal_of(copy), shm_of(copy)):
+        with suppress(FileNotFoundError):
+            one.unlink()
 
 
 # --- reading what can be read -------------------------------------------------------------------

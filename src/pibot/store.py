@@ -17,6 +17,7 @@ import fcntl
 import logging
 import os
 import sqlite3
+import stat
 from pathlib import Path
 from typing import (
     Any,
@@ -68,6 +69,8 @@ class Store:
         """Create or open the file; raise StoreError, in words."""
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for one in (self._path, salvage.wal_of(self._path)):
+                _check_is_file(one)
             self._take_lock()
             self._make_ready()
         except (OSError, sqlite3.Error) as error:
@@ -91,11 +94,11 @@ class Store:
 
     def _take_lock(self) -> None:
         path = self._path.with_suffix(".lock")
-        self._lock = path.open("a+", encoding="ascii", errors="replace")
+        opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        self._lock = os.fdopen(opened, "r+", encoding="ascii", errors="replace")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self._lock.seek(0)
             owner = self._lock.read().strip() or "unknown"
             raise StoreError(
                 f"{self._path} is in use by another pibot (process {owner}): stop it, or give this "
@@ -222,19 +225,22 @@ class Store:
         if salvage.BROKEN_LOG in why:
             salvage.repair_log(self._path)
         found = salvage.version_of(self._path)
+        source = self._path
         if not 0 < found <= salvage.MAX_VERSION:
-            found = salvage.put_head_back(self._path)
-        if found <= salvage.MAX_VERSION:
-            self._refuse_newer(found)
+            source, found = salvage.copy_with_head(self._path)
         saved: Dict[str, int] = {}
 
         def fill(db: sqlite3.Connection) -> None:
-            saved.update(salvage.save_rows(self._path, db, self._schema.sound))
+            saved.update(salvage.save_rows(source, db, self._schema.sound))
             for statement in self._schema.after_loss:
                 db.execute(statement)
 
         wanted = self._schema.version
-        self._build(found if 0 < found < wanted else wanted, fill)
+        try:
+            self._refuse_newer(found)
+            self._build(found if 0 < found < wanted else wanted, fill)
+        finally:
+            salvage.remove_copy(self._path)
         aside = salvage.set_aside(self._path)
         self._put_in_place()
         rows = [f"{n:,} {table}" for table, n in saved.items() if n and table != "meta"]
@@ -335,8 +341,17 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def _check_is_file(path: Path) -> None:
+    """What is written to a link would be written to somebody else's file."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise StoreError(f"{path} is no ordinary file: move it away")
+
+
 def _words(error: Exception) -> str:
     text = str(error)
+    if isinstance(error, OSError) and error.errno in (errno.EISDIR, errno.ELOOP):
+        return f"{error.filename2 or error.filename} is no ordinary file: move it away"
     if "disk is full" in text or "No space left" in text:
         return "the disk is full: free some space there"
     if "disk I/O error" in text:

@@ -14,6 +14,7 @@ import pytest
 
 from fleet_processes import FleetProcesses
 from model_server import ModelServer, calls, last, text
+from mqtt_proxy import MqttProxy
 
 SKILL = '''
 from __future__ import annotations
@@ -32,15 +33,23 @@ LARGE = 24_000_000
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[FleetProcesses]:
-    """A master and a worker with a skill that makes files, no model."""
+    """A master, and a skill that makes files; no model."""
     (tmp_path / "skills").mkdir()
     (tmp_path / "skills" / "make.py").write_text(SKILL)
     env = {"PIBOT_SKILLS_DIR": str(tmp_path / "skills")}
     with FleetProcesses(tmp_path / "fleet", env=env) as processes:
         processes.start_master()
-        processes.start_worker("worker-1")
-        processes.wait_idle(1)
         yield processes
+
+
+@pytest.fixture
+def way(fleet: FleetProcesses) -> Iterator[MqttProxy]:
+    """A slow way from a worker to the broker, so that a file takes some seconds to come."""
+    with MqttProxy(fleet.port) as proxy:
+        fleet.start_worker("worker-1", MQTT_PORT=str(proxy.port))
+        fleet.wait_idle(1)
+        proxy.slow(2_000_000)
+        yield proxy
 
 
 def kept(fleet: FleetProcesses) -> Path:
@@ -139,7 +148,9 @@ def check(fleet: FleetProcesses, running: Any, task: str, tmp_path: Path) -> Any
 
 
 @pytest.mark.parametrize("victim", ["worker-1", "master", "broker"])
-def test_a_fetch_goes_on_after_a_death(fleet: FleetProcesses, tmp_path: Path, victim: str) -> None:
+def test_a_fetch_goes_on_after_a_death(
+    fleet: FleetProcesses, way: MqttProxy, tmp_path: Path, victim: str
+) -> None:
     with Spy(fleet) as spy:
         running, part, task = begin(fleet)
         fleet.kill(victim)
@@ -149,6 +160,7 @@ def test_a_fetch_goes_on_after_a_death(fleet: FleetProcesses, tmp_path: Path, vi
             )  # frozen, so that what is under way cannot end the fetch
         there = part.stat().st_size
         assert there < LARGE
+        way.heal()
         asked = len(spy.offsets())
         if victim != "broker":
             fleet.restart(victim)
@@ -161,18 +173,24 @@ def test_a_fetch_goes_on_after_a_death(fleet: FleetProcesses, tmp_path: Path, vi
     assert [t["attempt"] for t in document["tasks"]] == [1]
 
 
-def test_a_worker_whose_disk_is_gone_does_it_again(fleet: FleetProcesses, tmp_path: Path) -> None:
+def test_a_worker_whose_disk_is_gone_does_it_again(
+    fleet: FleetProcesses, way: MqttProxy, tmp_path: Path
+) -> None:
     running, _, task = begin(fleet)
     fleet.kill("worker-1", signal.SIGTERM)
+    way.heal()
     shutil.rmtree(fleet.folder / "worker-1" / "state")
     fleet.restart("worker-1")
     document = check(fleet, running, task, tmp_path)
     assert [t["attempt"] for t in document["tasks"]] == [2]
 
 
-def test_a_file_that_is_gone_is_said_and_the_task_ends(fleet: FleetProcesses) -> None:
+def test_a_file_that_is_gone_is_said_and_the_task_ends(
+    fleet: FleetProcesses, way: MqttProxy
+) -> None:
     running, _, task = begin(fleet)
     fleet.kill("worker-1")
+    way.heal()
     (workspace(fleet, task) / "large.bin").unlink()
     fleet.restart("worker-1")
     out, _ = running.communicate(timeout=60)

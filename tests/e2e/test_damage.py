@@ -76,6 +76,33 @@ def test_a_destroyed_journal_of_a_worker(fleet: FleetProcesses) -> None:
     assert "set aside as journal.damaged-1.db" in fleet.processes["worker-1"].said()
 
 
+def test_damage_that_forgetting_meets(fleet: FleetProcesses) -> None:
+    """Only the forgetting of old goals reads there: without it they would pile up for ever."""
+    fleet.start_master()
+    fleet.start_worker("worker-1")
+    fleet.wait_idle(1)
+    old = fleet.run("run", "--skill", "echo", "--args", '{"text": "x"}').document["goal_id"]
+    fleet.kill("master", 15)
+    path = journal(fleet, "master")
+    with sqlite3.connect(path) as db:
+        db.execute("UPDATE goals SET over_at = over_at - 40 * 86400")
+        (root,) = db.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'attempts'"
+        ).fetchone()
+    db.close()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * 4096)
+        file.write(b"\xa5" * 4096)
+    fleet.restart("master")
+    fleet.wait_for(lambda: "set aside" in fleet.processes["master"].said(), what="it is mended")
+    fleet.wait_idle(1)
+    fleet.kill("master", 15)
+    fleet.restart("master")  # it looks for what is old when it begins, and then each minute
+    fleet.wait_idle(1)
+    fleet.wait_for(lambda: fleet.run("tasks").document["goals"] == [], 10, f"{old} is forgotten")
+    assert "Traceback" not in fleet.processes["master"].said()
+
+
 def test_damage_that_the_master_meets_at_work(fleet: FleetProcesses) -> None:
     """It goes on by itself: nobody has to start it again."""
     fleet.start_master()

@@ -119,7 +119,23 @@ def test_two_workers_with_one_name(fleet: FleetProcesses) -> None:
 def test_a_stopped_worker_is_offline_at_once(fleet: FleetProcesses) -> None:
     start(fleet)
     assert fleet.kill("worker-2", signal.SIGTERM) == 0
-    fleet.wait_for(lambda: fleet.counts()["offline"] == 1, 3, "the goodbye is heard")
+    fleet.wait_for(lambda: fleet.counts()["offline"] == 1, 7, "the goodbye is heard")
+
+
+def test_a_worker_that_is_stopped_leaves_nothing_running(fleet: FleetProcesses) -> None:
+    """Neither does another begin what is unsafe to repeat before it has stopped here."""
+    start(fleet)
+    ticks = fleet.folder / "ticks"
+    tick = f"n=0; while [ $n -lt 40 ]; do echo $$ >> '{ticks}'; n=$((n+1)); sleep 0.05; done"
+    args = {"command": f"{tick}; echo slept"}
+    done = begin(fleet, "--skill", "shell", "--args", json.dumps(args), "--timeout", "80")
+    fleet.wait_for(lambda: holder(fleet) and ticks.exists(), what="a worker runs the task")
+    assert fleet.kill(holder(fleet), signal.SIGTERM) == 0
+    check_one_result(done.get(timeout=60).document)
+    shells = ticks.read_text("utf-8").split()
+    first, *_, last = shells
+    assert first != last and shells == sorted(shells, key=[first, last].index)
+    assert shells.count(last) == 40 and shells.count(first) < 40
 
 
 @pytest.mark.parametrize("who", ["master", "worker-1"])

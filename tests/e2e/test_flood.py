@@ -243,6 +243,6 @@ def test_a_submit_beyond_the_limit_is_refused_in_words(tmp_path: Path) -> None:
         with Fleet.connect(settings(fleet)) as asking:
             begun = time.monotonic()
             assert asking.get_status_summary()["offline"] == 2
-            assert time.monotonic() - begun < 1.0
+            assert time.monotonic() - begun < 5.0
         fleet.start_worker("worker-1", PIBOT_SLOTS="8")
         fleet.wait_for(lambda: fleet.run(*run, check=None).status == 0, what="there is room again")

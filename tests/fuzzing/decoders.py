@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, List, Tuple
 
 from fuzzing.decoder import Decoder, Target, plain, text
-from pibot import config, identities, messages, signing
+from pibot import config, identities, messages, rights, signing
 from pibot.agent import journal as agent_journal
 from pibot.deploy import broker_files
 from pibot.errors import BadMessage, PibotError, Refused, StoreError
@@ -17,6 +17,7 @@ from pibot.fleet.events import Tick
 from pibot.fleet.records import Attempt, Goal, Task, from_json, to_json
 from pibot.fleet.scheduler import Scheduler
 from pibot.messages import Header
+from pibot.rights import Special
 from pibot.signing import Unsigned
 from pibot.topics import Topics
 
@@ -107,15 +108,18 @@ ENV_FILES = [
 ]
 SECRETS = ("ark-0123456789", "t0ken-0123456789", "passw0rd-0123456789")
 _LINE = identities.password_line("p")
-PASSWD = [f"worker-1:{_LINE}\nlaptop:{_LINE}\n".encode()]
-ACL = [identities.acl_text("home").encode()]
+PASSWD = [f"worker-1:{_LINE}\nworker-1.ab12:{_LINE}\nlaptop:{_LINE}\n".encode()]
+ACL = [
+    rights.acl_text("home").encode(),
+    rights.acl_text("home", [Special("worker-1.ab12", "w"), Special("tablet", "v")]).encode(),
+]
 
 
 def _roster() -> List[bytes]:
     known = identities.Identities()
-    for kind, name in ((identities.MASTER, "master"), (identities.WORKER, "worker-1"),
-                       (identities.CLIENT, "laptop")):  # fmt: skip
+    for kind, name in (("m", "master"), ("w", "worker-1"), ("c", "laptop"), ("v", "tablet")):
         known.add(kind, name)
+    known.follow(identities.identity(identities.new_secret("w", "worker-1", "ab12")))
     return [known.text().encode()]
 
 

@@ -113,13 +113,13 @@ class HealthTarget(Target):
         return reply
 
     def still_works(self) -> None:
-        reply = self._ask(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        reply = self._ask(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert reply.endswith(b'{"status":"healthy"}'), reply
 
 
 REQUESTS = [
-    b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n",
-    b"HEAD /health?x=1 HTTP/1.0\nA: b\n\n",
-    b"POST /health HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
-    b"GET /else HTTP/1.1\r\n" + b"X: y\r\n" * 300 + b"\r\n",
+    b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"HEAD /health?x=1 HTTP/1.0\r\nA: b\r\n\r\n",
+    b"POST /health HTTP/1.1\r\nHost: [::1]:5000\r\nContent-Length: 3\r\n\r\nabc",
+    b"GET /else HTTP/1.1\r\nHost: 10.0.0.1\r\n" + b"X: y\r\n" * 300 + b"\r\n",
 ]

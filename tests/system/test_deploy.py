@@ -121,6 +121,13 @@ def test_a_task_reaches_each_worker(fleet: Lab) -> None:
 
 
 @pytest.mark.parametrize("name", ["worker-1", "master"])
+def test_nothing_is_left_open(fleet: Lab, name: str) -> None:
+    said = fleet[name].run("sudo pibot.pyz doctor --security --json", check=None).out
+    found = json.loads(said)
+    assert found["score"] >= 9, said
+
+
+@pytest.mark.parametrize("name", ["worker-1", "master"])
 def test_a_machine_is_back_after_a_power_cut(fleet: Lab, name: str) -> None:
     fleet[name].cut_power()
     fleet[name].boot()

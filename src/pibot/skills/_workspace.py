@@ -8,6 +8,8 @@ between (a link put in place of a directory, a file swapped for a FIFO) leads ou
 from __future__ import annotations
 
 import errno
+import hashlib
+import math
 import os
 import stat
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from typing import Iterator, List, Protocol, Tuple
 
 from pibot.skills import SkillError
 
+_READ_BYTES = 1 << 20
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO must not hold us up
 
@@ -119,6 +122,19 @@ def open_file(ctx: Place, path: str, flags: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def measured(ctx: Place, path: str, room: float = math.inf) -> Tuple[int, str]:
+    """Size and SHA-256 of an ordinary file; what is larger than `room` is not read to its end.
+
+    Raises OSError, SkillError.
+    """
+    digest, size = hashlib.sha256(), 0
+    with open_file(ctx, path, os.O_RDONLY) as fd:
+        while size <= room and (data := os.read(fd, _READ_BYTES)):
+            digest.update(data)
+            size += len(data)
+    return size, digest.hexdigest()
 
 
 def is_directory(ctx: Place, path: str) -> bool:
