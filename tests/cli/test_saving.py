@@ -87,6 +87,7 @@ def test_for_people(makers: FleetProcesses, tmp_path: Path) -> None:
 
 def test_what_the_master_could_not_keep_is_not_offered(makers: FleetProcesses) -> None:
     kept = makers.folder / "master" / "state" / "master" / "artifacts"
+    kept.mkdir(mode=0o700, exist_ok=True)
     kept.rename(kept.with_name("away"))
     kept.touch()
     try:

@@ -35,8 +35,10 @@ def test_what_was_deployed_by_hand_is_taken_over(image: Image) -> None:
         assert words in done.stdout
     assert done.stdout.count("FLASK_DEBUG") == 1
     assert "/opt/pibot" in image.text("/etc/systemd/system/pibot-worker.service")
-    links = list((image.root / "etc/systemd/system").glob("*.wants/*"))
-    assert [link.parent.name for link in links] == ["multi-user.target.wants"]
+    links = (image.root / "etc/systemd/system").glob("*.wants/*")
+    wanted = {f"{link.parent.name}/{link.name}" for link in links}
+    units = {"pibot-worker.service", "pibot-update.path"}
+    assert wanted == {f"multi-user.target.wants/{unit}" for unit in units}
     assert image.text("/home/pi/pibot/.env") == V3_ENV
     assert image.setup("--role", "worker", "--yes").stdout.startswith("nothing to change\n")
     gone = image.setup("--uninstall", "--yes")
