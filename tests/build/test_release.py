@@ -108,7 +108,7 @@ def test_a_disk_that_takes_no_model_client(tmp_path: Path) -> None:
         env = {"VOLC_API_KEY": model.key, "VOLC_BASE_URL": model.url, "MODEL_NAME": model.model}
         with FleetProcesses(tmp_path / "fleet") as fleet:
             fleet.start_master(**env)
-            fleet.start_worker("worker-1", SHIV_ROOT=str(disk), **env)
+            fleet.start_worker("worker-1", SHIV_ROOT=str(disk), HOME=str(tmp_path), **env)
             fleet.wait_idle(1)
             done = fleet.run("run", "describe this machine", "--on", "worker-1", check=1)
             (task,) = done.document["tasks"]
