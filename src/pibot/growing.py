@@ -13,6 +13,7 @@ from pathlib import Path
 from pibot.files import sync_folder, write_all
 
 SYNC_BYTES = 1 << 20  # at most so much waits for the disk at once
+SPARE_BYTES = 64 << 20  # that should stay free on a disk: the journals need them more
 _READ_BYTES = 1 << 20
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 

@@ -15,6 +15,7 @@ from pibot import manifest
 from pibot.agent.updating import Updating
 from pibot.manifest import Manifest
 from pibot.messages import FILE_SLICE_BYTES, FetchProgram, Install, ProgramSlice
+from small_disk import small_disk
 
 BODY = bytes(range(256)) * 700
 SHA = hashlib.sha256(BODY).hexdigest()
@@ -158,6 +159,15 @@ def test_a_program_that_was_answered_is_healthy(home: Path) -> None:
 def test_a_damaged_outcome_is_none(home: Path, text: str) -> None:
     (home / "update" / "outcome.json").write_text(text)
     assert said(start(home))["serial"] == 0
+
+
+def test_a_disk_without_room_is_not_filled(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "small", "32m") as disk:
+        (disk / "update").mkdir()
+        one = start(disk)
+        one.take(install(), 0.0)
+        assert said(one)["state"] == "failed" and "no room for it" in said(one)["why"]
+        assert one.due("s", 0.0) == []
 
 
 def test_what_the_disk_does_not_take_ends_the_attempt(home: Path) -> None:

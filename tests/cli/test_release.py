@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Callable, Dict
@@ -42,6 +43,27 @@ def _flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+def _encrypted(path: Path) -> None:
+    """As a zip says it of each of its members: bit 0 of their flags."""
+    _other(_GOOD)(path)
+    data = bytearray(path.read_bytes())
+    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        here = data.find(mark)
+        while here >= 0:
+            data[here + at] |= 1
+            here = data.find(mark, here + 1)
+    path.write_bytes(data)
+
+
+def _bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in _GOOD.items():
+            archive.writestr(name, data)
+        with archive.open("zeros", "w", force_zip64=True) as member:
+            for _ in range(release.MAX_UNPACKED // (8 << 20) + 1):
+                member.write(bytes(8 << 20))
+
+
 def _other(files: Dict[str, bytes]) -> Callable[[Path], None]:
     def write(path: Path) -> None:
         with zipfile.ZipFile(path, "w") as archive:
@@ -60,6 +82,8 @@ _GOOD = {"__main__.py": b"", release._PACKAGE: b'__version__ = "1"\n', "environm
     [
         _cut,
         _flip,
+        _encrypted,
+        _bomb,
         lambda path: path.write_bytes(b""),
         lambda path: path.write_text("#!/bin/sh\n"),
         *(_other({k: v for k, v in _GOOD.items() if k != name}) for name in _GOOD),
@@ -85,5 +109,7 @@ def test_the_smallest_one(tmp_path: Path) -> None:
 def test_what_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read: No such file"):
         release.read(tmp_path / "none.pyz")
-    with pytest.raises(UsageError, match="cannot be read: Is a directory"):
-        release.read(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UsageError, match="is no ordinary file"):
+            release.read(path)

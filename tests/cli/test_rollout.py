@@ -95,6 +95,29 @@ def test_a_worker_that_stays_busy_is_left() -> None:
     assert (made.outcome, made.why) == (rollout.FAILED, "it was still busy with g1-1 after 100 s")
 
 
+def test_one_that_somebody_has_resumed_is_left() -> None:
+    made = one()
+    made.step(row(draining=False, state="idle"), 99.0)
+    assert made.outcome == ""
+    made.step(row(draining=False, state="idle"), 100.0)
+    assert made.outcome == rollout.FAILED and "somebody has resumed it" in made.why
+
+
+def test_going_back_and_forth_is_no_progress() -> None:
+    made = told()
+    for second in range(200):
+        have = 10 + second % 2
+        made.step(row(update={**ME, "state": "fetching", "have": have}), float(second))
+        made.step(row(update={**ME, "state": "fetching", "have": 1 << 60}), float(second))
+    assert made.outcome == rollout.FAILED and "does not get on" in made.why
+
+
+def test_another_build_than_ours_is_somebody_elses() -> None:
+    made = told()
+    made.step(row(build="aa" * 32, update={**ME, "state": "done"}), 1.0)
+    assert made.outcome == rollout.FAILED and "somebody else" in made.why
+
+
 @pytest.mark.parametrize(
     ("fields", "patience_s", "outcome"),
     [

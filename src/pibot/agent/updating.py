@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from pibot.agent.pulling import Pull
 from pibot.errors import BadMessage
 from pibot.fields import read
 from pibot.files import write_private
-from pibot.growing import Growing
+from pibot.growing import SPARE_BYTES, Growing
 from pibot.manifest import Manifest
 from pibot.strictjson import parse
 
@@ -155,6 +156,9 @@ class Updating:
             self._part = Growing(self._folder / wanted.sha256, wanted.sha256)
             if self._part.size >= wanted.size:
                 self._part.empty()
+            if not self._has_room(2 * wanted.size - self._part.size):  # root makes a copy
+                self._fail("its disk has no room for it: free some there")
+                return
             self._pull = Pull(wanted.sha256, wanted.size, self._part.size, now, self._jitter)
 
     def _came(self, part: msg.ProgramSlice, now: float) -> None:
@@ -237,6 +241,11 @@ class Updating:
             yield
         except OSError as error:
             self._fail(f"this machine cannot keep it: {(error.strerror or str(error)).lower()}")
+            self._tidy("")  # a full disk stops more than this
+
+    def _has_room(self, count: int) -> bool:
+        disk = os.statvfs(self._folder)
+        return disk.f_bavail * disk.f_frsize >= count + SPARE_BYTES
 
     def _stop(self) -> None:
         """Nothing more comes now; what has come stays."""

@@ -15,7 +15,7 @@ from pibot.identities import check, new_secret
 from pibot.topics import CLIENT, VIEWER, Topics
 
 EXAMPLE = """pibot.pyz clients add phone            a file with which phone may give goals
-  pibot.pyz clients add tablet --view    credentials for the topics below view/ only
+  pibot.pyz clients add tablet --view    a file for the topics below view/ only
   pibot.pyz clients remove phone"""
 ACTIONS = ("list", "add", "remove")
 HEADER = ("CLIENT", "MAY", "ADDED")
@@ -120,6 +120,7 @@ def _for_a_viewer(found: Settings, name: str, given: enrol.Given) -> List[str]:
         "It may only look. A program that speaks MQTT uses the values of that file, such as:",
         *([f"  {made} -out pibot-ca.crt"] if found.tls and not files.ca else []),
         f"  mosquitto_sub {where} -u {name} -P PASSWORD -t '{views}' -v",
+        "It also reads -u and -P from ~/.config/mosquitto_sub, which `ps` does not show.",
     ]
 
 

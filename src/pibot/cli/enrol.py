@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Dict, NamedTuple, Optional
 
 from pibot.cli import newcomer, present
 from pibot.cli.parser import Interrupted
-from pibot.config import Settings
+from pibot.config import Settings, is_loopback
 from pibot.errors import Unreachable, UsageError
 from pibot.identities import Secret, identity
 from pibot.signing import hide
@@ -22,6 +22,10 @@ _OPEN = (
     "this fleet has no credentials, and its broker serves this machine only: to have workers and "
     "clients on other machines run `sudo python3 pibot.pyz setup --role master` first, and add "
     "them there"
+)
+_PLAIN = (
+    "{} goes without TLS, as the settings of this command do; where setup has made TLS, use those "
+    "of a client, ~/.config/pibot/client.env"
 )
 
 
@@ -49,6 +53,8 @@ def give(
         reply = _ask(fleet, secret, _request(found, action, secret, now))
     if not reply["credentials"]:
         present.note(f"note: {_OPEN}")
+    elif not (found.tls or is_loopback(files.host)):
+        present.note(f"note: {_PLAIN.format(files.env)}")
     place = {
         "file": str(files.env.absolute()),
         "ca_file": str(files.ca.absolute()) if files.ca else None,

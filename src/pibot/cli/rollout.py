@@ -55,6 +55,7 @@ class One:
         self._send_at = 0.0
         self._give_up_at = now + terms.timeout_s
         self._have = -1
+        self._build_before = row["build"]
 
     def step(self, row: Optional[Row], now: float) -> List[msg.Message]:
         """Look at its row, which may be gone; return what to ask the master for now."""
@@ -76,13 +77,13 @@ class One:
     def _before(self, row: Row, now: float) -> List[msg.Message]:
         if row["state"] == "offline":
             self._end(AWAY, "offline")
-        elif row["current_tasks"] and now >= self._give_up_at:
-            tasks = ", ".join(row["current_tasks"])
-            self._end(FAILED, f"it was still busy with {tasks} after {self._terms.timeout_s:g} s")
         elif not row["current_tasks"] and row["draining"]:
             self._sent = True
             self._give_up_at = now + SILENT_S
             return self._ask(now)
+        elif now >= self._give_up_at:
+            tasks = ", ".join(row["current_tasks"]) or "what comes: somebody has resumed it"
+            self._end(FAILED, f"it was still busy with {tasks} after {self._terms.timeout_s:g} s")
         return []
 
     def _after(self, row: Row, now: float) -> List[msg.Message]:
@@ -120,7 +121,7 @@ class One:
 
     def _fetching(self, have: int, now: float) -> None:
         self.doing = f"fetching, {100 * have // self._terms.release.size} %"
-        if have != self._have:
+        if self._have < have <= self._terms.release.size:  # else it is only said
             self._have, self._give_up_at = have, now + SILENT_S
         elif now >= self._give_up_at:
             self._end(FAILED, "it does not get on with fetching the program")
@@ -137,6 +138,8 @@ class One:
     def _done(self, row: Row, now: float) -> None:
         if row["build"] == self._terms.release.build:
             self._end(UPDATED, "")
+        elif row["state"] != "offline" and row["build"] != self._build_before:
+            self._end(FAILED, "somebody else has updated it meanwhile")
         else:
             self._placed(now)
 

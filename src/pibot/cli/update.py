@@ -151,7 +151,7 @@ class Update:
             self._set(one.name, INTERRUPTED, "")
             if not one.drained_before:
                 self._drained.append(one)
-                _asked(self._fleet, msg.Manage("drain", one.name))
+            _asked(self._fleet, msg.Manage("drain", one.name))
         while not all(one.outcome for one in ones):
             listed = _asked(self._fleet, msg.Listing("updates"))["workers"]
             rows = {row["worker_id"]: row for row in listed}
@@ -160,13 +160,17 @@ class Update:
             time.sleep(LOOK_S)
         for one in ones:
             self._set(one.name, one.outcome, one.why)
+            if one.drained_before:
+                present.note(
+                    f"{one.name} gets no tasks, as before: `pibot.pyz workers resume {one.name}`"
+                )
         return all(one.outcome in GOOD for one in ones)
 
     def _step(self, one: One, row: Optional[rollout.Row]) -> None:
         for message in one.step(row, time.monotonic()):
             try:
                 _asked(self._fleet, message)
-            except Refused as error:
+            except (Refused, UsageError) as error:
                 one.refused(str(error))
         if self._told.get(one.name) != one.doing:
             self._told[one.name] = one.doing

@@ -189,7 +189,13 @@ def _finish(places: Places, attempt: Attempt) -> None:
     if attempt.state == TRYING:
         why = _tried(places, wanted)
         attempt = replace(attempt, state=ROLLED_BACK if why else DONE, why=why)
-        _write(places.attempt, attempt)
+        if why:  # this needs no room, and what the new program did may have left none
+            name_twice(places.proven, places.program)
+        try:
+            _write(places.attempt, attempt)
+        except OSError:
+            restart()
+            raise
     if attempt.state == DONE:
         name_twice(places.program, places.proven)
     else:

@@ -16,10 +16,9 @@ from typing import Collection, Dict, Iterable, Iterator, Optional
 
 from pibot.errors import StoreError
 from pibot.files import sync_folder
-from pibot.growing import Growing
+from pibot.growing import SPARE_BYTES, Growing
 
 LIMIT_BYTES = 1 << 30  # of all files; beyond it the oldest tasks' go
-SPARE_BYTES = 64 << 20  # that stay free on the disk: the journal needs them more
 
 
 class Artifacts:

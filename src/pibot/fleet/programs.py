@@ -13,11 +13,10 @@ from typing import Iterator, List, Optional
 
 from pibot.errors import Refused, StoreError, UsageError
 from pibot.files import sync_folder
-from pibot.growing import Growing
+from pibot.growing import SPARE_BYTES, Growing
 from pibot.manifest import MAX_BYTES
 
 KEPT = 3
-SPARE_BYTES = 64 << 20  # that stay free on the disk: the journal needs them more
 _PART = ".part"
 
 
