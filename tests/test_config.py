@@ -11,9 +11,10 @@ from typing import Any, Dict, Mapping, Optional
 
 import pytest
 
-from pibot import config
+from pibot import config, permits
 from pibot.config import ModelSettings, Settings
 from pibot.errors import ConfigError
+from pibot.permits import Permits
 
 SECRET = "s3cr3t-4f1c9a"
 
@@ -37,7 +38,7 @@ def write_env(path: Path, text: str, mode: int = 0o600) -> Path:
 
 def test_defaults() -> None:
     worker = load()
-    assert dataclasses.asdict(worker) == {
+    assert vars(worker) == {
         "role": "worker",
         "fleet": "home",
         "worker_id": worker.worker_id,
@@ -59,7 +60,8 @@ def test_defaults() -> None:
         "soul": None,
         "slots": 1,
         "tags": (),
-        "allow_shell": False,
+        "permits": Permits(),
+        "mcp_file": None,
         "approval": "tainted",
         "ask": None,
         "health_host": "0.0.0.0",
@@ -69,7 +71,6 @@ def test_defaults() -> None:
         "http_port": 8080,
         "http_token": None,
         "machines": {},
-        "web_allow": (),
     }
     assert worker.is_loopback_broker and not worker.tls
     assert load(role="master").health_port == 5001
@@ -98,13 +99,13 @@ def test_defaults() -> None:
         ({"PIBOT_KEEP_DAYS": "3650"}, "keep_days", 3_650),
         ({"PIBOT_KEEP_GOALS": "1"}, "keep_goals", 1),
         ({"PIBOT_TAGS": "camera, fast,,camera"}, "tags", ("camera", "fast")),
-        ({"PIBOT_ALLOW_SHELL": "Yes"}, "allow_shell", True),
+        ({"PIBOT_ALLOW_SHELL": "Yes"}, "permits", Permits(shell=True)),
         ({"PIBOT_ASK": "0"}, "ask", False),
         ({"PIBOT_APPROVAL": "never"}, "approval", "never"),
         ({"PIBOT_HEALTH_PORT": "5000"}, "health_port_explicit", True),
         ({"PIBOT_HTTP_HOST": "0.0.0.0", "PIBOT_HTTP_TOKEN": SECRET}, "http_host", "0.0.0.0"),
         ({"PIBOT_HTTP_HOST": "::1"}, "http_host", "::1"),
-        ({"PIBOT_WEB_ALLOW": "nas.local,10.0.0.5"}, "web_allow", ("nas.local", "10.0.0.5")),
+        ({"PIBOT_SERVICES": "a.service,b"}, "permits", Permits(services=("a.service", "b"))),
         (
             {"WORKER_10_IP": "10.0.0.10", "WORKER_2_IP": "pi-two.local", "WORKER_3_IP": ""},
             "machines",
@@ -434,7 +435,8 @@ def test_a_user_without_a_home_of_their_own(tmp_path: Path) -> None:
 
 
 def test_the_table_names_every_key_that_is_read() -> None:
-    source = Path(config.__file__).read_text(encoding="utf-8")
+    places = (Path(config.__file__), Path(permits.__file__))
+    source = "".join(path.read_text(encoding="utf-8") for path in places)
     names = [key.name for key in config.KEYS]
     assert len(set(names)) == len(names)
     assert [n for n in names if n != "WORKER_n_IP" and source.count(f'"{n}"') < 2] == []

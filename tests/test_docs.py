@@ -18,11 +18,12 @@ from pibot.agent.tools import Skill
 from pibot.cli import COMMANDS
 from pibot.fleet import phrases
 from pibot.messages import TYPES
+from pibot.permits import Permits
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = sorted((ROOT / "tests" / "golden").glob("*.json"))
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-BUILT_IN = library.load(None, allow_shell=True)[0]
+BUILT_IN = library.load(None, Permits(shell=True))[0]
 TABLE_COLUMNS = 100
 
 
@@ -112,7 +113,7 @@ def test_the_page_of_skills_describes_each_skill(name: str) -> None:
 def test_the_skills_of_ones_own_are_skills(tmp_path: Path) -> None:
     (code,) = blocks(page("docs/skills.md"), "python")
     (tmp_path / "garden.py").write_text(code, encoding="utf-8")
-    toolbox, problems = library.load(tmp_path, allow_shell=True)
+    toolbox, problems = library.load(tmp_path, Permits(shell=True))
     assert problems == []
     assert {"soil_moisture", "water", "harvest_report"} <= set(toolbox.names)
     found = phrases.match("soil moisture of roses", toolbox.announce(), ["garden"])

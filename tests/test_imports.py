@@ -28,7 +28,15 @@ LEVELS: List[List[str]] = [
         "pibot.rights",
         "pibot.silence",
     ],
-    ["pibot.wire", "pibot.values", "pibot.config", "pibot.mailbox", "pibot.store", "pibot.logs"]
+    [
+        "pibot.wire",
+        "pibot.values",
+        "pibot.permits",
+        "pibot.config",
+        "pibot.mailbox",
+        "pibot.store",
+        "pibot.logs",
+    ]
     + ["pibot.salvage", "pibot.tls"]
     + ["pibot.outbox", "pibot.transfer", "pibot.line", "pibot.growing", "pibot.manifest"]
     + ["pibot.files", "pibot.identities", "pibot.notify", "pibot.parts", "pibot.unpacking"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Dict, Mapping, NamedTuple, Optional, Tuple
 
 from pibot.errors import ConfigError
+from pibot.permits import Permits, permits_of
 from pibot.topics import name_of_user
 from pibot.values import NAME, NAME_RULE, Value, Values, read_env_file
 
@@ -59,7 +60,12 @@ KEYS = (
     Key("PIBOT_SOUL", "a file with another system prompt"),
     Key("PIBOT_SLOTS", f"tasks at once on this worker, 1 to {MAX_SLOTS}; default 1"),
     Key("PIBOT_TAGS", "this worker's labels, such as camera,fast"),
-    Key("PIBOT_ALLOW_SHELL", "1 allows the shell skill; default 0"),
+    Key("PIBOT_ALLOW_SHELL", "1 allows the shell and python skills; default 0"),
+    Key("PIBOT_SHELL_NETWORK", "1 gives their sandbox this machine's network; default 0"),
+    Key("PIBOT_READ_PATHS", "what skills may read beside the workspace, such as /srv/data"),
+    Key("PIBOT_WRITE_PATHS", "what commands may change beside the workspace"),
+    Key("PIBOT_WORKSPACE_MB", "how much one task may keep in its workspace; default 1024"),
+    Key("PIBOT_WORKSPACE_DAYS", "for how long workspaces are kept; default 7"),
     Key("PIBOT_APPROVAL", "who must approve sensitive skills: tainted (default), always, never"),
     Key("PIBOT_ASK", "1 or 0: goals from the ask topic; default on without credentials only"),
     Key("PIBOT_HEALTH_HOST", "address of GET /health; default 0.0.0.0"),
@@ -67,7 +73,20 @@ KEYS = (
     Key("PIBOT_HTTP_HOST", "address of the dashboard on the master; default 127.0.0.1"),
     Key("PIBOT_HTTP_PORT", "its port; default 8080"),
     Key("PIBOT_HTTP_TOKEN", "its token; needed on any other address than loopback"),
-    Key("PIBOT_WEB_ALLOW", "private hosts that web_fetch may ask, such as nas.local,10.0.0.5"),
+    Key("PIBOT_WEB_ALLOW", "private hosts that the web skills may ask, such as nas.local"),
+    Key("PIBOT_WEB_ONLY", "the only public hosts they may ask, such as *.example.org"),
+    Key("PIBOT_WEB_DENY", "hosts they may not ask"),
+    Key("PIBOT_HOSTS", "hosts that http_request and the network skills may reach"),
+    Key("PIBOT_HOST_TOKENS", "their bearer tokens, such as home.local:8123=TOKEN"),
+    Key("PIBOT_SERVICES", "units that agents may restart, such as mosquitto.service"),
+    Key("PIBOT_GPIO_PINS", "pins (BCM numbers) that agents may drive, such as 17,27"),
+    Key("PIBOT_MQTT_TOPICS", "topics for mqtt_publish and mqtt_read, such as zigbee2mqtt/#"),
+    Key(
+        "PIBOT_MQTT_URL",
+        "their broker, such as mqtt://user:password@home.local; default the fleet's",
+    ),
+    Key("PIBOT_NOTIFY_URL", "where notify sends its messages, such as https://ntfy.sh/my-topic"),
+    Key("PIBOT_MCP_FILE", "a JSON file that names MCP servers"),
     Key("WORKER_n_IP", "on the master: a machine that `health` also asks, such as WORKER_1_IP"),
 )
 _KNOWN = frozenset(key.name for key in KEYS)
@@ -110,7 +129,8 @@ class Settings:
     soul: Optional[Path]
     slots: int
     tags: Tuple[str, ...]
-    allow_shell: bool
+    permits: Permits
+    mcp_file: Optional[Path]
     approval: str  # tainted | always | never
     ask: Optional[bool]  # None: nobody said
     health_host: str
@@ -120,7 +140,6 @@ class Settings:
     http_port: int
     http_token: Optional[str] = field(repr=False)
     machines: Mapping[str, str]  # "worker-1" -> address, from WORKER_1_IP
-    web_allow: Tuple[str, ...]
 
     @property
     def tls(self) -> bool:
@@ -178,7 +197,8 @@ def settings_of(role: str, values: Values, environ: Mapping[str, str]) -> Settin
         soul=values.existing("PIBOT_SOUL"),
         slots=values.number("PIBOT_SLOTS", 1, MAX_SLOTS, 1),
         tags=_tags(values),
-        allow_shell=values.switch("PIBOT_ALLOW_SHELL") or False,
+        permits=permits_of(values),
+        mcp_file=values.existing("PIBOT_MCP_FILE"),
         approval=values.choice("PIBOT_APPROVAL", ("tainted", "always", "never"), "tainted"),
         ask=values.switch("PIBOT_ASK"),
         health_host=values.host("PIBOT_HEALTH_HOST") or "0.0.0.0",
@@ -188,7 +208,6 @@ def settings_of(role: str, values: Values, environ: Mapping[str, str]) -> Settin
         http_port=values.port("PIBOT_HTTP_PORT", 8080),
         http_token=values.text("PIBOT_HTTP_TOKEN"),
         machines=_machines(values),
-        web_allow=values.items("PIBOT_WEB_ALLOW"),
     )
 
 

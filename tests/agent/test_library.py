@@ -13,6 +13,7 @@ import pytest
 from pibot.agent.library import load
 from pibot.agent.tools import Context
 from pibot.fleet import phrases
+from pibot.permits import Permits
 
 BUILT_IN = [
     *("echo", "get_time", "system_status", "list_files", "read_file", "write_file"),
@@ -51,13 +52,13 @@ def one_skill(name: str) -> str:
 
 
 def test_the_built_in_skills_are_there() -> None:
-    toolbox, notes = load(None, allow_shell=True)
+    toolbox, notes = load(None, Permits(shell=True))
     assert toolbox.names == BUILT_IN
     assert notes == []
 
 
 def test_the_shell_is_off_unless_allowed() -> None:
-    toolbox, notes = load(None, allow_shell=False)
+    toolbox, notes = load(None, Permits())
     assert "shell" not in toolbox.names
     (note,) = notes
     assert note.startswith("shell is off: set PIBOT_ALLOW_SHELL=1")
@@ -65,7 +66,7 @@ def test_the_shell_is_off_unless_allowed() -> None:
 
 def test_a_users_skill_is_offered_and_runs(tmp_path: Path) -> None:
     (tmp_path / "lamp.py").write_text(GOOD)
-    toolbox, notes = load(tmp_path, allow_shell=True)
+    toolbox, notes = load(tmp_path, Permits(shell=True))
     assert (toolbox.names, notes) == ([*BUILT_IN, "lamp"], [])
     ctx = Context(tmp_path, threading.Event(), time.monotonic() + 10, "t:1")
     assert toolbox.call("lamp", {"colour": "red"}, ctx).data == {"lamp": "Lamp(on=True)"}
@@ -91,7 +92,7 @@ def test_a_broken_file_is_reported_in_a_line_and_left_out(
 ) -> None:
     (tmp_path / "bad.py").write_text(text)
     (tmp_path / "good.py").write_text(one_skill("good"))
-    toolbox, notes = load(tmp_path, allow_shell=False)
+    toolbox, notes = load(tmp_path, Permits())
     assert toolbox.names == [*(name for name in BUILT_IN if name != "shell"), "good"]
     (note, _) = notes
     assert note.startswith(said)
@@ -101,7 +102,7 @@ def test_a_broken_file_is_reported_in_a_line_and_left_out(
 def test_the_second_file_with_a_name_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text(one_skill("lamp"))
     (tmp_path / "b.py").write_text(one_skill("lamp"))
-    _, notes = load(tmp_path, allow_shell=True)
+    _, notes = load(tmp_path, Permits(shell=True))
     assert notes == ["lamp of b.py was left out: a.py has that name; rename the function"]
 
 
@@ -110,7 +111,7 @@ def test_a_skill_says_itself_that_it_cannot_be_had(tmp_path: Path) -> None:
         one_skill("photo").replace("@skill()", '@skill(available=lambda shell: "photo: no camera")')
         + one_skill("film").replace("@skill()", "@skill(available=lambda shell: 1 / 0)")
     )
-    toolbox, notes = load(tmp_path, allow_shell=True)
+    toolbox, notes = load(tmp_path, Permits(shell=True))
     assert toolbox.names == BUILT_IN
     assert notes == [
         "photo: no camera",
@@ -122,17 +123,17 @@ def test_other_files_are_not_touched(tmp_path: Path) -> None:
     (tmp_path / "_part.py").write_text("1 / 0")
     (tmp_path / "notes.txt").write_text("1 / 0")
     (tmp_path / "folder.py").mkdir()
-    _, notes = load(tmp_path, allow_shell=True)
+    _, notes = load(tmp_path, Permits(shell=True))
     assert notes == ["folder.py was left out: it is not a Python file"]
 
 
 def test_a_directory_that_is_not_there_is_said(tmp_path: Path) -> None:
-    _, notes = load(tmp_path / "nowhere", allow_shell=True)
+    _, notes = load(tmp_path / "nowhere", Permits(shell=True))
     assert notes == [f"no skills were read from {tmp_path / 'nowhere'}: it is not a directory"]
 
 
 def test_every_phrase_is_well_formed_and_fits_its_skill() -> None:
-    toolbox, _ = load(None, allow_shell=True)
+    toolbox, _ = load(None, Permits(shell=True))
     for one in toolbox.announce():
         for phrase in one["phrases"]:
             phrases.check(phrase)
@@ -183,14 +184,15 @@ def test_every_phrase_is_well_formed_and_fits_its_skill() -> None:
     ],
 )
 def test_natural_sentences_find_their_skill(sentence: str, skill: str, args: object) -> None:
-    toolbox, _ = load(None, allow_shell=True)
+    toolbox, _ = load(None, Permits(shell=True))
     found = phrases.match(sentence, toolbox.announce(), [])
     assert (found.skill, found.args) == (skill, args) if found else skill is None
 
 
 def test_loading_is_light() -> None:
     code = (
-        "import sys; from pibot.agent.library import load; load(None, True)\n"
+        "import sys; from pibot.agent.library import load\n"
+        "from pibot.permits import Permits; load(None, Permits(shell=True))\n"
         "heavy = 'openai pydantic rich asyncio subprocess socket ssl http http.client "
         "urllib.request email'.split()\n"
         "print(*(name for name in heavy if name in sys.modules))"

@@ -17,6 +17,7 @@ from pibot.agent import library, sharing
 from pibot.agent.attempt import Attempt, Tools, no_model
 from pibot.agent.sharing import Shared
 from pibot.errors import SkillError
+from pibot.permits import Permits
 from pibot.skills import Context
 
 
@@ -162,7 +163,7 @@ def make(ctx: Context, good: bool) -> dict:
 def attempt(tmp_path: Path, good: bool) -> msg.Result:
     (tmp_path / "skills").mkdir()
     (tmp_path / "skills" / "make.py").write_text(SKILL)
-    toolbox, problems = library.load(tmp_path / "skills", allow_shell=True)
+    toolbox, problems = library.load(tmp_path / "skills", Permits(shell=True))
     assert problems == []
     tools = Tools(toolbox, no_model, "soul", True, tmp_path / "tasks")
     assign = msg.Assign("g1-1", 1, 9_000, {"skill": "make", "args": {"good": good}})

@@ -142,6 +142,7 @@ def test_the_announcement_is_short() -> None:
         "phrases": ["door {n}"],
         "repeatable": False,
         "sensitive": True,
+        "group": "own",
     }
 
 

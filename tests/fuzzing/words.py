@@ -15,9 +15,10 @@ from pibot.agent.reply import DONE, Assembler, Reply, ToolCall, Usage, events
 from pibot.config import ModelSettings
 from pibot.errors import PibotError, UsageError
 from pibot.fleet import phrases, planner
+from pibot.permits import Permits
 from pibot.skills import _connect, _readable, web_fetch
 
-TOOLBOX = library.load(None, allow_shell=True)[0]
+TOOLBOX = library.load(None, Permits(shell=True))[0]
 
 
 # --- what a model says ----------------------------------------------------------------------------

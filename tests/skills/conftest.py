@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pibot.skills import Context
+from pibot.skills import Context, Permits
 
 
 @pytest.fixture
 def ctx(tmp_path: Path) -> Context:
     workspace = tmp_path / "workspace"
     workspace.mkdir()
-    return Context(workspace, threading.Event(), time.monotonic() + 30, "t1:1", allow_shell=True)
+    return Context(workspace, threading.Event(), time.monotonic() + 30, "t1:1", Permits(shell=True))

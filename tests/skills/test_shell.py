@@ -13,7 +13,7 @@ import pytest
 
 from pibot.agent.library import declared
 from pibot.agent.tools import Context, Result, Toolbox
-from pibot.skills import SkillError, shell
+from pibot.skills import Permits, SkillError, shell
 
 BOX = Toolbox(declared(shell))
 
@@ -111,9 +111,9 @@ def test_commands_that_cannot_be_run(ctx: Context, args: Any, said: str) -> None
 def test_it_is_off_unless_the_owner_allows_it(ctx: Context) -> None:
     (declaration,) = declared(shell)
     assert declaration.available is not None
-    assert declaration.available(True) is None
-    assert "PIBOT_ALLOW_SHELL=1" in str(declaration.available(False))
-    result = run(replace(ctx, allow_shell=False), f"touch {ctx.workspace}/done")
+    assert declaration.available(Permits(shell=True)) is None
+    assert "PIBOT_ALLOW_SHELL=1" in str(declaration.available(Permits()))
+    result = run(replace(ctx, permits=Permits()), f"touch {ctx.workspace}/done")
     assert "PIBOT_ALLOW_SHELL=1" in result.output
     assert not (ctx.workspace / "done").exists()
     assert (declaration.repeatable, declaration.sensitive) == (False, True)

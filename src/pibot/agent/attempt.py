@@ -15,6 +15,7 @@ from pibot.agent.sharing import Shared
 from pibot.agent.tools import Context, Toolbox
 from pibot.errors import ModelError
 from pibot.messages import RESULT_BYTES, Assign, Result
+from pibot.permits import Permits
 
 TRACE_STEPS = 200
 ERROR_CHARS = 10_000
@@ -28,7 +29,7 @@ class Tools:
     toolbox: Toolbox
     model: Callable[[], Model]
     soul: str
-    allow_shell: bool
+    permits: Permits
     workspaces: Path
 
 
@@ -68,7 +69,7 @@ class Attempt:
             cancelled=self.cancelled,
             deadline=deadline,
             key=f"{self.assign.task}:0",
-            allow_shell=self.tools.allow_shell,
+            permits=self.tools.permits,
             on_output=lambda text: self.on_step({"kind": "output", "text": text[:400]}),
             share=shared.add,
         )

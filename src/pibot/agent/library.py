@@ -7,26 +7,34 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Collection, List, Optional, Sequence, Tuple
+from typing import Collection, List, Mapping, Optional, Sequence, Tuple
 
-from pibot.agent.tools import Skill, Toolbox
+from pibot.agent.tools import OWN, Skill, Toolbox
+from pibot.permits import Permits
 
-_BUILT_IN = ("core", "file_ops", "share", "shell", "web_fetch")
+# Each group's modules, and the order in which a model sees them.
+GROUPS: Mapping[str, Tuple[str, ...]] = {
+    "core": ("core",),
+    "files": ("file_ops", "share"),
+    "shell": ("shell",),
+    "web": ("web_fetch",),
+}
 
 
-def load(skills_dir: Optional[Path], allow_shell: bool) -> Tuple[Toolbox, List[str]]:
+def load(skills_dir: Optional[Path], permits: Permits) -> Tuple[Toolbox, List[str]]:
     """The skills this machine can offer, and a line for each thing that was left out.
 
     `skills_dir` holds the user's skills: every *.py in it, except names that begin with "_".
     Nothing in there is fatal, and nothing in there replaces a built-in skill.
     """
     built_in = [
-        one
-        for name in _BUILT_IN
+        (one, group)
+        for group, names in GROUPS.items()
+        for name in names
         for one in declared(importlib.import_module(f"pibot.skills.{name}"))
     ]
-    own, notes = _users_skills(skills_dir, [one.name for one in built_in])
-    offered, unavailable = _available([*built_in, *own], allow_shell)
+    own, notes = _users_skills(skills_dir, [one.name for one, _ in built_in])
+    offered, unavailable = _available([*built_in, *((one, OWN) for one in own)], permits)
     return Toolbox(offered), notes + unavailable
 
 
@@ -41,16 +49,18 @@ def declared(module: ModuleType) -> List[Skill]:
     return found
 
 
-def _available(skills: Sequence[Skill], allow_shell: bool) -> Tuple[List[Skill], List[str]]:
+def _available(
+    skills: Sequence[Tuple[Skill, str]], permits: Permits
+) -> Tuple[List[Skill], List[str]]:
     offered, notes = [], []
-    for one in skills:
+    for one, group in skills:
         try:
-            why_not = one.available(allow_shell) if one.available else None
+            why_not = one.available(permits) if one.available else None
+            if why_not is None:
+                offered.append(one.settled(permits, group))
         except Exception as error:
             why_not = f"{one.name} is off: its check failed: {_one_line(error)}"
-        if why_not is None:
-            offered.append(one)
-        else:
+        if why_not is not None:
             notes.append(why_not)
     return offered, notes
 

@@ -27,10 +27,12 @@ from typing import (
     Sequence,
     Tuple,
     TypeVar,
+    Union,
 )
 
 from pibot.agent import schema
 from pibot.errors import BadMessage, SkillError, UsageError
+from pibot.permits import Available, Permits
 from pibot.strictjson import parse
 
 _LOG = logging.getLogger(__name__)
@@ -40,6 +42,8 @@ _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,63}")
 _FIRST_SENTENCE = re.compile(r".*?([.!?](?=\s|$)|[。！？])", re.DOTALL)
 
 F = TypeVar("F", bound=Callable[..., Any])
+Rule = Union[bool, Callable[[Permits], bool]]  # of this machine, when it depends on its settings
+OWN = "own"  # the group of the skills of a machine's owner
 
 
 def _drop(line: str) -> None:
@@ -57,14 +61,15 @@ class Context:
     `workspace` exists and is the task's own; `cancelled` set means: stop now; `deadline` is the
     time.monotonic() at which the call must have ended; `key` is the same when the same step is
     done again ("task:step"); `on_output` shows a line to whoever watches; `share` gives a file of
-    the workspace to the person who asked, or raises SkillError.
+    the workspace to the person who asked, or raises SkillError; `permits` are what the owner of the
+    machine lets skills do.
     """
 
     workspace: Path
     cancelled: threading.Event
     deadline: float
     key: str
-    allow_shell: bool = False
+    permits: Permits = Permits()
     on_output: Callable[[str], None] = _drop
     share: Callable[[str], None] = _nobody
 
@@ -93,9 +98,11 @@ class Result:
 class Skill:
     """A declared skill. `parameters` is a JSON schema; `timeout_s` bounds each call.
 
-    `sensitive`: acts outside the workspace. `repeatable` False: unsafe to do twice. `parallel`:
-    may run beside other calls of the same turn. `available` gets `allow_shell` and returns why
-    the skill cannot be had on this machine, or None. `context` names the injected parameter.
+    `sensitive`: acts outside the workspace. `taints`: what it returns comes from outside and is
+    not to be trusted. `repeatable` False: unsafe to do twice. `parallel`: may run beside other
+    calls of the same turn. `available` returns why the skill cannot be had on this machine, or
+    None; `note` says what the settings add to the description. `context` names the injected
+    parameter, `group` what a task asks for when it names no skill.
     """
 
     name: str
@@ -104,15 +111,29 @@ class Skill:
     function: Callable[..., Any]
     timeout_s: float
     phrases: Tuple[str, ...] = ()
-    sensitive: bool = False
+    sensitive: Rule = False
+    taints: Rule = False
     repeatable: bool = True
     parallel: bool = True
-    available: Optional[Callable[[bool], Optional[str]]] = None
+    available: Optional[Available] = None
+    note: Union[str, Callable[[Permits], str]] = ""
     context: str = ""
+    group: str = OWN
+
+    def settled(self, permits: Permits, group: str) -> Skill:
+        """The skill as it is on a machine with these permits."""
+        return replace(
+            self,
+            sensitive=_ruled(self.sensitive, permits),
+            taints=_ruled(self.taints, permits),
+            note=self.note if isinstance(self.note, str) else self.note(permits),
+            group=group,
+        )
 
     def tool(self) -> Dict[str, Any]:
         """The skill as an entry of a chat completion's `tools`."""
-        described = {"name": self.name, "description": self.description}
+        words = f"{self.description}\n{self.note}" if self.note else self.description
+        described = {"name": self.name, "description": words}
         return {"type": "function", "function": {**described, "parameters": dict(self.parameters)}}
 
     def announcement(self) -> Dict[str, Any]:
@@ -125,7 +146,10 @@ class Skill:
             "params": list(self.parameters["properties"]),
             "phrases": list(self.phrases),
             "repeatable": self.repeatable,
-            "sensitive": self.sensitive,
+            "sensitive": self.sensitive is not False,
+            "group": self.group,
+            **({"taints": True} if self.taints else {}),
+            **({"note": self.note} if self.note else {}),
         }
 
 
@@ -133,10 +157,12 @@ def skill(
     *,
     timeout_s: float = 30.0,
     phrases: Sequence[str] = (),
-    sensitive: bool = False,
+    sensitive: Rule = False,
+    taints: Rule = False,
     repeatable: bool = True,
     parallel: bool = True,
-    available: Optional[Callable[[bool], Optional[str]]] = None,
+    available: Optional[Available] = None,
+    note: Union[str, Callable[[Permits], str]] = "",
 ) -> Callable[[F], F]:
     """Declare the function below as a skill; it stays an ordinary function.
 
@@ -154,9 +180,11 @@ def skill(
             timeout_s=timeout_s,
             phrases=_checked_phrases(function.__name__, phrases),
             sensitive=sensitive,
+            taints=taints,
             repeatable=repeatable,
             parallel=parallel,
             available=available,
+            note=note,
             context=context,
         )
         setattr(function, "__skill__", declared)
@@ -271,6 +299,10 @@ class _Call:
     def _show(self, line: str) -> None:
         if not self._stop.is_set():
             self._outer.on_output(line)
+
+
+def _ruled(rule: Rule, permits: Permits) -> bool:
+    return rule if isinstance(rule, bool) else rule(permits)
 
 
 # --- declaration -----------------------------------------------------------------------------

@@ -104,8 +104,8 @@ def environment(
         PIBOT_STATE_DIR=str(folder),
         PIBOT_HEALTH_HOST="127.0.0.1",
         PIBOT_HTTP_PORT=str(http_port),
-        PIBOT_ALLOW_SHELL="1" if found.allow_shell else "0",
-        PIBOT_WEB_ALLOW=",".join(found.web_allow),
+        PIBOT_ALLOW_SHELL="1" if found.permits.shell else "0",
+        PIBOT_WEB_ALLOW=",".join(found.permits.web_allow),
         MQTT_PORT=str(port),
     )
     if found.skills_dir is not None:

@@ -60,7 +60,7 @@ def checks_of(here: Surroundings) -> List[Check]:
         Check("temperature", partial(machine.temperature, here)),
         Check("power", partial(machine.throttling, here)),
     ]
-    shell = any(s.settings and s.settings.allow_shell for s in found)
+    shell = any(s.settings and s.settings.permits.shell for s in found)
     if "worker" in here.roles or shell or (here.is_pi and not here.roles):
         looks.append(Check("sandbox", partial(sandbox.sandbox, here)))
     if here.roles or here.is_pi:

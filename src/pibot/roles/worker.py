@@ -118,16 +118,14 @@ class Worker:
         self._journal = Journal(home / "journal.db")
         inc, held = self._journal.open()
         opened.callback(self._journal.close)
-        toolbox, notes = library.load(settings.skills_dir, settings.allow_shell)
+        toolbox, notes = library.load(settings.skills_dir, settings.permits)
         for note in notes:
             log.info("%s", note)
-        if settings.web_allow:  # the skill reads it where it runs, and .env may be where it stood
-            os.environ["PIBOT_WEB_ALLOW"] = ",".join(settings.web_allow)
         self._tools = attempt.Tools(
             toolbox=toolbox,
             model=_model(settings),
             soul=souls.load("worker", settings.soul),
-            allow_shell=settings.allow_shell,
+            permits=settings.permits,
             workspaces=home / "tasks",
         )
         start = secrets.token_hex(8)

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from pibot.agent.tools import Context, Output, skill
 from pibot.errors import SkillError
+from pibot.permits import Permits
 
-__all__ = ["Context", "Output", "SkillError", "skill"]
+__all__ = ["Context", "Output", "Permits", "SkillError", "skill"]

@@ -14,6 +14,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Annotated, Dict, List, Optional, Union
 
+from pibot.permits import Permits
 from pibot.skills import Context, Output, SkillError, skill
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ exec "$@"
 """
 
 
-def _why_off(allow_shell: bool) -> Optional[str]:
-    if allow_shell:
+def _why_off(permits: Permits) -> Optional[str]:
+    if permits.shell:
         return None
     return "shell is off: set PIBOT_ALLOW_SHELL=1 on this machine to let agents run commands here"
 
@@ -68,7 +69,7 @@ def shell(
 
     There is no input and no terminal. Processes that it leaves in the background are ended.
     """
-    problem = _why_off(ctx.allow_shell)
+    problem = _why_off(ctx.permits)
     if problem:
         raise SkillError(problem)
     if not command or not 0 < timeout_s <= MAX_TIMEOUT_S:

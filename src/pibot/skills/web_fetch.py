@@ -21,6 +21,7 @@ _TEXT_TYPES = ("json", "xml", "javascript", "ecmascript", "yaml", "toml", "x-ndj
 
 @skill(
     timeout_s=30,
+    taints=True,
     phrases=(
         "(fetch|get|open|read|download) [the|this] [page|url|website][:] {url}",
         "(抓取|打开|读取|获取|下载|访问)[一下|这个][网页|页面|网址|链接][：]{url}",
@@ -32,15 +33,11 @@ def web_fetch(
     max_chars: Annotated[int, "how much of the text to return at most"] = 20_000,
 ) -> Output:
     """Read a web page (or a text or JSON document) as plain text. Only public addresses."""
-    import os
-
     from pibot.skills._connect import WebPolicy
 
     if not 1 <= max_chars <= _MOST_CHARS:
         raise SkillError(f"max_chars must be between 1 and {_MOST_CHARS}, not {max_chars}.")
-    names = os.environ.get("PIBOT_WEB_ALLOW", "").lower().split(",")
-    policy = WebPolicy(frozenset(name.strip() for name in names if name.strip()))
-    data = fetch(url, policy, ctx)
+    data = fetch(url, WebPolicy(frozenset(ctx.permits.web_allow)), ctx)
     text = data["text"]
     if len(text) > max_chars:
         data = {**data, "text": text[:max_chars], "truncated": True}
