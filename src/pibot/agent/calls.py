@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Optional
 
 from pibot.agent.reply import ToolCall
 from pibot.agent.text import clean, cut
-from pibot.agent.tools import Result, Toolbox
+from pibot.agent.tools import Result
 
 GIVE_UP = "give_up"
 REASON_CHARS = 2000
@@ -34,12 +34,6 @@ GIVE_UP_TOOL: Dict[str, Any] = {
     },
 }
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
-
-
-def offered(toolbox: Toolbox, skills: Sequence[str]) -> List[Dict[str, Any]]:
-    """The `tools` of each request of an attempt: the skills (none named: all), then give_up."""
-    tools = toolbox.tools(skills or None)
-    return [tool for tool in tools if tool["function"]["name"] != GIVE_UP] + [GIVE_UP_TOOL]
 
 
 def arguments(call: ToolCall) -> Optional[Dict[str, Any]]:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Tuple
 
 from pibot.agent import answers, schemacalls, textcalls
-from pibot.agent.calls import GIVE_UP, arguments, for_model, given_up, offered, sendable
+from pibot.agent.calls import GIVE_UP, arguments, for_model, given_up, sendable
 from pibot.agent.context import Conversation, first_message
 from pibot.agent.failures import EndpointError
+from pibot.agent.kit import MORE, Kit
 from pibot.agent.model import Cancelled, Model, Reply, ToolCall, Usage
 from pibot.agent.text import clean, cut, short
 from pibot.agent.tools import Context, Result, Toolbox
@@ -112,8 +113,7 @@ class _Attempt:
         ctx: Context,
         on_step: OnStep,
     ) -> None:
-        self._tools = offered(toolbox, job.skills)
-        self._names = [tool["function"]["name"] for tool in self._tools]
+        self._kit = Kit(toolbox, job.skills, f"{job.goal}\n{job.acceptance}")
         context = cut(clean(job.context), limits.window_chars // 2)
         task = first_message(clean(job.goal), context, clean(job.acceptance))
         self._talk = Conversation(soul, task)
@@ -140,7 +140,7 @@ class _Attempt:
         reply = self._chat()
         self._usage += reply.usage
         text = clean(reply.text)
-        calls = reply.calls or textcalls.find(text, self._names)
+        calls = reply.calls or textcalls.find(text, self._kit.names)
         if len(text) + sum(len(call.arguments) for call in calls) > self._limits.output_chars:
             raise _Stop(f"The model wrote more than {self._limits.output_chars} characters.")
         if calls:
@@ -160,6 +160,7 @@ class _Attempt:
             raise _Stop(given_up(calls[0]))
         for call in calls:
             self._check_repetition(call)
+            self._kit.reach(call.name)
         steps = [self._step() for _ in calls]
         useful = False
         for call, step, (result, ms) in zip(calls, steps, self._results(calls, steps)):
@@ -174,7 +175,7 @@ class _Attempt:
 
     def accepts(self, reply: Reply) -> bool:
         """Whether a reply without calls is the answer; if not, the model is asked once more."""
-        names = [*self._names, schemacalls.FINAL]
+        names = [*self._kit.names, schemacalls.FINAL]
         complaint = answers.complaint(reply.text, reply.finish, names)
         if complaint is None or (complaint.doubtful and reply.text == self._questioned):
             return True
@@ -249,7 +250,7 @@ class _Attempt:
         messages, ctx = self._talk.messages, self._ctx
         if self._by_schema:
             try:
-                return schemacalls.ask(self._model, messages, self._tools, ctx)
+                return schemacalls.ask(self._model, messages, self._kit.tools, ctx)
             except EndpointError as error:
                 if error.overflow or error.status not in schemacalls.REFUSALS:
                     raise
@@ -258,10 +259,10 @@ class _Attempt:
         try:
             return self._model.chat(
                 messages,
-                tools=self._tools,
+                tools=self._kit.tools,
                 deadline=ctx.deadline,
                 cancelled=ctx.cancelled,
-                on_text=textcalls.Watch(self._names),
+                on_text=textcalls.Watch(self._kit.names),
             )
         except textcalls.RunsOn as printed:
             return Reply(str(printed), (), Usage(model_calls=1), "stop")
@@ -292,12 +293,15 @@ class _Attempt:
         args = arguments(call)
         if call.name == GIVE_UP:
             result = Result(False, {}, "not taken, as other calls came with it: see their results")
-        elif call.name not in self._names:
-            why = f"there is no tool {short(call.name, 60)!r}; there are: {', '.join(self._names)}"
+        elif call.name not in self._kit.names:
+            told = ", ".join(self._kit.told)
+            why = f"there is no tool {short(call.name, 60)!r}; there are: {told}"
             result = Result(False, {}, why)
         elif args is None:
             why = f"the arguments are not a JSON object: {short(call.arguments)}"
             result = Result(False, {}, why)
+        elif call.name == MORE:
+            result = self._kit.more(args)
         else:
             ctx = replace(self._ctx, key=f"{self._task}:{step}")
             result = self._toolbox.call(call.name, args, ctx)
@@ -309,7 +313,7 @@ class _Attempt:
 
     def _kept(self, name: str, text: str, step: int) -> str:
         """Keep an output that will be cut as a file; returns where, for the note in the cut."""
-        if len(text) <= self._tool_chars or "read_file" not in self._names:
+        if len(text) <= self._tool_chars or "read_file" not in self._kit.told:
             return ""
         if name == "read_file":
             return "; read it in smaller parts"

@@ -205,6 +205,10 @@ class Toolbox:
     def names(self) -> List[str]:
         return list(self._skills)
 
+    @property
+    def skills(self) -> List[Skill]:
+        return list(self._skills.values())
+
     def get(self, name: str) -> Optional[Skill]:
         return self._skills.get(name)
 
