@@ -34,7 +34,7 @@ PACKAGES = (
     "sudo,systemd,systemd-sysv,ufw"
 )
 # What the guides install: the files lie ready, because the machines have no Internet.
-READY_PACKAGES = "mosquitto mosquitto-clients"
+READY_PACKAGES = "mosquitto mosquitto-clients bubblewrap"
 TOOLS = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container", "ip": "iproute2"}
 USER = "pi"
 ROUTER = "192.168.1.1"  # the bridge: a home router whose line is down

@@ -21,6 +21,7 @@ _HOST = re.compile(r"(\*\.)?([A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,
 _UNIT = re.compile(r"[A-Za-z0-9:_.@-]{1,200}")
 _PIN = re.compile(r"[0-9]{1,3}")
 _TOPIC = re.compile(r"(?!\$|pibot(/|$)|[#+])(([^\s#+/]+|\+)?/)*([^\s#+/]+|\+|#)")
+_NO_DATA = ((), ("proc",), ("ws",))  # the latter is where commands see their workspace
 _TOKEN = re.compile(r"([^\s=,]+)=([!-~]+)")
 
 
@@ -49,6 +50,17 @@ class Permits:
     mqtt_topics: Tuple[str, ...] = ()
     mqtt_url: Optional[str] = field(default=None, repr=False)
     notify_url: Optional[str] = field(default=None, repr=False)
+
+    def hidden(self, path: Path) -> str:
+        """Why no skill is shown one of the paths; "" if skills are.
+
+        Where a command may write, it may put a link, and the next call would be shown the link's
+        target: a file that is nobody's business.
+        """
+        if any(folder in path.parents for folder in self.write_paths):
+            return "lies in a path that can be changed"
+        real = os.path.realpath(path)
+        return "" if real == os.fspath(path) else f"is a link, or lies behind one: name {real}"
 
 
 def permits_of(values: Values) -> Permits:
@@ -97,11 +109,11 @@ def _pins(values: Values) -> Tuple[int, ...]:
 
 
 def _paths(values: Values, key: str) -> Tuple[Path, ...]:
-    """Absolute paths of what is there; the root of all files is no extra."""
+    """Absolute paths; the root of all files is no extra, and processes are nobody's data."""
     found = []
     for text in values.items(key):
         path = Path(os.path.normpath(text))
-        if not path.is_absolute() or path == Path("/"):
+        if not path.is_absolute() or path.parts[1:2] in _NO_DATA:
             raise values.error(key, f"has {text!r}; write absolute paths, such as /srv/data")
         found.append(path)
     return tuple(found)

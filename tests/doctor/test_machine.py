@@ -268,6 +268,14 @@ def test_namespaces_are_forbidden(open_machine: Machine, switch: str, value: str
     assert ("uid map" in message) == (switch == "kernel/other")
 
 
+def test_bubblewrap_is_too_old(open_machine: Machine) -> None:
+    failing = "echo 'bwrap: Unknown option --disable-userns' >&2; exit 1"
+    open_machine.script("/usr/bin/bwrap", failing)
+    state, message, fix = trial(open_machine)
+    assert (state, message) == ("warn", "bubblewrap does not work: it is older than 0.8")
+    assert "apt install bubblewrap" in fix
+
+
 def test_a_real_trial() -> None:
     from pibot.doctor.surroundings import Surroundings
 

@@ -389,7 +389,13 @@ def test_the_way_to_the_broker(machine: Machine, tmp_path: Path) -> None:
     [
         (choices.approval, "worker", {"PIBOT_APPROVAL": "never"}, "fail"),
         (choices.approval, "master", {"PIBOT_APPROVAL": "always"}, "ok"),
-        (choices.skills, "worker", {"PIBOT_ALLOW_SHELL": "1"}, "fail"),
+        (choices.skills, "worker", {"PIBOT_ALLOW_SHELL": "1"}, "ok"),
+        (
+            choices.skills,
+            "worker",
+            {"PIBOT_ALLOW_SHELL": "1", "PIBOT_SHELL_NETWORK": "1"},
+            "warn",
+        ),
         (choices.skills, "worker", {}, "ok"),
         (choices.skills, "master", {"PIBOT_ALLOW_SHELL": "1"}, ""),
         (choices.ask, "master", {"PIBOT_ASK": "1", "MQTT_PASSWORD": "x"}, "warn"),

@@ -10,17 +10,14 @@ from pibot.agent.text import short
 from pibot.deploy.layout import USER
 from pibot.doctor.findings import Finding, fail, ok, warn
 from pibot.doctor.surroundings import Surroundings, has_user
+from pibot.skills._sandbox import BWRAP, outline
 
-BWRAP = "/usr/bin/bwrap"
-TRIAL = (
-    *("--unshare-all", "--die-with-parent", "--new-session"),
-    *("--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--", "/bin/true"),
-)
 _SYSCTLS = (
     ("kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
     ("user/max_user_namespaces", "0", "user.max_user_namespaces=10000"),
 )
 _PROFILE = "bwrap-userns-restrict"
+_TOO_OLD = ("it is older than 0.8", "sudo apt update && sudo apt install bubblewrap")
 
 
 def sandbox(here: Surroundings) -> Iterator[Finding]:
@@ -33,12 +30,13 @@ def sandbox(here: Surroundings) -> Iterator[Finding]:
         fix = f"sudo chmod u-s {BWRAP}"
         yield fail("sandbox", f"{BWRAP} is setuid root, which gives a shell too much", fix)
         return
-    said = here.ask(BWRAP, *TRIAL, user=_service_user(here))
+    words = (*outline(as_root=False), "--unshare-net", "--", "/bin/true")
+    said = here.ask(BWRAP, *words, user=_service_user(here))
     if said is not None and said.status == 0:
         yield ok("sandbox", "bubblewrap works")
         return
     why = "it cannot be run" if said is None else short(said.err, 120) or f"status {said.status}"
-    cause, fix = _cause(here)
+    cause, fix = _TOO_OLD if "Unknown option" in why else _cause(here)
     yield warn("sandbox", f"bubblewrap does not work: {cause or why}", fix)
 
 
@@ -62,7 +60,7 @@ def _cause(here: Surroundings) -> Tuple[str, str]:
             f"/usr/share/apparmor/extra-profiles/{_PROFILE} /etc/apparmor.d/ && "
             f"sudo apparmor_parser -r /etc/apparmor.d/{_PROFILE}"
         )
-    return "", f"{BWRAP} {' '.join(TRIAL)}"
+    return "", f"{BWRAP} --unshare-all --ro-bind / / --proc /proc --dev /dev /bin/true"
 
 
 def memory_cgroup(here: Surroundings) -> Iterator[Finding]:

@@ -54,15 +54,18 @@ def skills(here: Surroundings, subject: Subject) -> Iterator[Finding]:
     found = subject.settings
     if found is None or subject.role != "worker":
         return
-    if found.permits.shell:
-        message = "PIBOT_ALLOW_SHELL=1: agents run commands here without a sandbox"
-        yield fail("skills", message, f"take the line out: {subject.edit()}")
+    if found.permits.shell and found.permits.shell_network:
+        message = (
+            "PIBOT_SHELL_NETWORK=1: commands of agents reach this network, and all its machines"
+        )
+        yield warn("skills", message, f"take the line out: {subject.edit()}")
     loose = _loose(here, found.skills_dir) if found.skills_dir else None
     if loose:
         message = f"{loose} can be changed by others, and the worker runs what stands there"
         yield fail("skills", message, f"sudo chmod go-w {quote(loose)}")
-    elif not found.permits.shell:
-        yield ok("skills", "no shell, and no skill that others can change")
+    elif not (found.permits.shell and found.permits.shell_network):
+        shell = "commands run in a sandbox" if found.permits.shell else "no shell"
+        yield ok("skills", f"{shell}, and no skill that others can change")
 
 
 def _loose(here: Surroundings, folder: Path) -> str:
