@@ -18,6 +18,7 @@ from mqtt_proxy import MqttProxy
 from pibot import config
 from pibot.cli import saving
 from pibot.roles.client import Fleet
+from swapping import swapping
 
 SKILL = '''
 from __future__ import annotations
@@ -256,6 +257,74 @@ def offsets(fleet: FleetProcesses, spied: Path, start: int, size: int) -> List[i
         return found if found and found[-1] > size - 40_001 else []
 
     return fleet.wait_for(seen)
+
+
+def connected(fleet: FleetProcesses, folder: Path) -> Fleet:
+    return Fleet.connect(config.load("client", {}, fleet.env, fleet.folder / "none.env", folder))
+
+
+@pytest.fixture(scope="module")
+def a_file(makers: FleetProcesses) -> Dict[str, Any]:
+    """What the master says of a file that was shared."""
+    (file,) = makers.run("show", make(makers, paths=["a"])).document["artifacts"]
+    return dict(file)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        *({"size": -1}, {"size": 0}, {"size": 4}, {"size": 6}, {"size": 10**15}, {"size": "many"}),
+        *({"sha256": "0" * 64}, {"sha256": "A" * 64}, {"sha256": "../" * 20}, {"sha256": ""}),
+        *({"path": "b"}, {"path": "../a"}, {"task_id": "g0-1"}),
+    ],
+    ids=str,
+)
+def test_a_master_that_lies_saves_nothing(
+    makers: FleetProcesses, a_file: Dict[str, Any], tmp_path: Path, lie: Dict[str, Any]
+) -> None:
+    with connected(makers, tmp_path) as fleet:
+        (saved,) = saving.save(fleet, [{**a_file, **lie}], tmp_path / "to", lambda *_: None)
+    assert saved.error
+    whole = [path for path in (tmp_path / "to").iterdir() if path.name != saving.PARTS]
+    assert whole == [] and list(tmp_path.iterdir()) == [tmp_path / "to"]
+
+
+def test_a_directory_that_turns_into_a_link_is_not_followed(
+    makers: FleetProcesses, tmp_path: Path
+) -> None:
+    """Somebody exchanges a directory on the way and a link, over and over, while files come."""
+    names = [f"way/{i}" for i in range(60)]
+    goal = make(makers, paths=names)
+    files = makers.run("show", goal).document["artifacts"]
+    to, outside = tmp_path / "to", tmp_path / "outside"
+    (to / "way").mkdir(parents=True)
+    outside.mkdir()
+    (to / "other").symlink_to(outside)
+    with connected(makers, tmp_path) as fleet, swapping(to / "way", to / "other") as swaps:
+        done = saving.save(fleet, files, to, lambda *_: None)
+    assert swaps[0] > 0 and len(done) == 60
+    assert list(outside.iterdir()) == []
+
+
+def test_a_part_with_a_second_name_is_not_written(makers: FleetProcesses, tmp_path: Path) -> None:
+    """In a directory that others can write, the part may be somebody's trap."""
+    goal = make(makers, paths=["a"])
+    (sha256,) = [f["sha256"] for f in makers.run("show", goal).document["artifacts"]]
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "to" / saving.PARTS).mkdir(parents=True)
+    os.link(tmp_path / "mine", tmp_path / "to" / saving.PARTS / sha256)
+    done = makers.run("show", goal, "--save", str(tmp_path / "to"), json=False, check=1)
+    assert "hard link" in done.out
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_a_copy_with_a_second_name_counts_as_saved(makers: FleetProcesses, tmp_path: Path) -> None:
+    """As backups make them."""
+    goal = make(makers, paths=["a"])
+    (tmp_path / "backup").write_text("xxxxx")
+    (tmp_path / "to").mkdir()
+    os.link(tmp_path / "backup", tmp_path / "to" / "a")
+    makers.run("show", goal, "--save", str(tmp_path / "to"))
 
 
 @pytest.mark.parametrize(

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
-import threading
 import time
 from pathlib import Path
-from typing import Any, Callable, List
+from typing import Any, Callable
 
 import pytest
 
 from pibot.agent.library import declared
 from pibot.agent.tools import Context, Result, Toolbox
 from pibot.skills import SkillError, file_ops
+from swapping import swapping
 
 BOX = Toolbox(declared(file_ops))
 Call = Callable[..., Result]
-RENAME_EXCHANGE = 2
 
 
 @pytest.fixture
@@ -133,36 +131,23 @@ def test_a_directory_that_turns_into_a_link_is_not_followed(
     call: Call, ctx: Context, outside: Path
 ) -> None:
     """Somebody exchanges a directory and a link, over and over, while we write and read."""
-    exchange = getattr(ctypes.CDLL(None), "renameat2", None)
-    if exchange is None:
-        pytest.skip("this C library cannot exchange two names")
     spare, way = ctx.workspace / "spare", ctx.workspace / "way"
     way.mkdir()
     spare.symlink_to(outside)
-    stop = threading.Event()
-    swaps: List[int] = []
-
-    def swap() -> None:
-        while not stop.is_set():
-            swaps.append(exchange(-1, bytes(spare), -1, bytes(way), RENAME_EXCHANGE))
-
-    attacker = threading.Thread(target=swap, daemon=True)
-    attacker.start()
     ends = time.monotonic() + 0.7
     written = refused = 0
-    while time.monotonic() < ends:
-        try:
-            file_ops.write_file(ctx, "way/secret.txt", "owned")
-            written += 1
-        except SkillError:
-            refused += 1
-        try:
-            assert file_ops.read_file(ctx, "way/secret.txt").text != "secret"
-        except SkillError:
-            refused += 1
-    stop.set()
-    attacker.join(5)
-    assert written and refused and swaps.count(0) > 10
+    with swapping(spare, way) as swaps:
+        while time.monotonic() < ends:
+            try:
+                file_ops.write_file(ctx, "way/secret.txt", "owned")
+                written += 1
+            except SkillError:
+                refused += 1
+            try:
+                assert file_ops.read_file(ctx, "way/secret.txt").text != "secret"
+            except SkillError:
+                refused += 1
+    assert written and refused and swaps[0] > 10
     assert (outside / "secret.txt").read_text() == "secret"
 
 
@@ -220,6 +205,28 @@ def test_a_long_file_is_read_in_parts_at_whole_characters(call: Call, ctx: Conte
     assert got == text
     assert parts > 50
     assert call("read_file", path="long.txt", max_bytes=1).data["text"] == "温"
+
+
+def test_names_that_cannot_be_shown_are_written_out(call: Call, ctx: Context) -> None:
+    for name in ("two\nlines  9 bytes", "\x1b[2J", "\u202egpj.txt"):
+        (ctx.workspace / name).write_text("needle")
+    (ctx.workspace / os.fsdecode(b"bytes\xff")).write_text("needle")
+    listed = call("list_files")
+    assert listed.output.splitlines() == [
+        r"\x1b[2J  6 bytes",
+        r"bytes\xff  6 bytes",
+        r"two\nlines  9 bytes  6 bytes",
+        r"\u202egpj.txt  6 bytes",
+    ]
+    names = [entry["name"] for entry in listed.data["entries"]]
+    assert names == ["\x1b[2J", r"bytes\xff", "two\nlines  9 bytes", "\u202egpj.txt"]
+    assert all(
+        line.isprintable() for line in call("search_files", pattern="needle").output.split("\n")
+    )
+    assert call("delete_file", path=names[0]).success
+    refused = call("write_file", path="a\tb/c", content="x")
+    assert refused.output.endswith("has characters that cannot be shown; choose another name")
+    assert call("move_file", source=names[2], target="a\x07").success is False
 
 
 def test_sizes_are_bounded(call: Call, ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from pibot import paths
 from pibot.errors import PibotError, Refused, Unreachable
 from pibot.files import write_all
 from pibot.roles.client import Fleet, Pending
+from pibot.skills._steps import open_in
 from pibot.skills._workspace import explained, measured, open_file, open_parent
 
 PARTS = ".pibot-parts"
@@ -95,16 +96,26 @@ def _saved(fleet: Fleet, file: File, target: Target, where: str, shown: Shown) -
         return "the master does not say what it should be"
     try:
         with explained(where), open_parent(target, where, make=True) as (folder, name):
-            there = measured(target, where)[1] if name in os.listdir(folder) else None
-            if there is None:
+            if name not in os.listdir(folder):
                 _download(fleet, file, target, folder, name, shown)
-            elif there != file["sha256"]:
+            elif _digest(folder, name) != file["sha256"]:
                 return "another file is there already: move it away, or choose another directory"
     except Unreachable:
         raise
     except PibotError as error:
         return str(error).removeprefix(f"{where}: ")
+    except (KeyError, TypeError, ValueError):
+        return "the master's answer cannot be read"
     return None
+
+
+def _digest(folder: int, name: str) -> str:
+    """The SHA-256 of a file that is there; it may have other names, as copies of backups have."""
+    fd = open_in(folder, name, os.O_RDONLY, linked=True)
+    try:
+        return measured(fd)[1]
+    finally:
+        os.close(fd)
 
 
 def _download(

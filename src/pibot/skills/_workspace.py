@@ -1,8 +1,8 @@
-"""The way to a file of the task's workspace, and to no other.
+"""The way to a file of the task's workspace, and to no other; and how much room there is.
 
-Every path is walked from the open workspace, one directory descriptor after the other, without
-ever following a symbolic link. What was looked at is what is used: nothing that changes in
-between (a link put in place of a directory, a file swapped for a FIFO) leads outside or blocks.
+Every path is walked from the open workspace, one directory descriptor after the other: nothing that
+changes meanwhile (a link put in place of a directory, a file swapped for a FIFO) leads outside or
+blocks. See _steps.py for each step.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import errno
 import hashlib
 import math
 import os
-import stat
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, List, Protocol, Tuple
 
-from pibot.skills import SkillError
+from pibot.growing import SPARE_BYTES
+from pibot.skills import Context, SkillError
+from pibot.skills._steps import enter, open_in
+from pibot.skills._usage import MAX_DEPTH, Usage
 
+_MB = 1 << 20
 _READ_BYTES = 1 << 20
-DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO must not hold us up
 
 
 class Place(Protocol):
@@ -34,16 +35,17 @@ def parts_of(ctx: Place, path: str) -> List[str]:
     """The names on the way from the workspace to `path`; "." and ".." are resolved as text."""
     if "\0" in path:
         raise SkillError("a path cannot contain a zero byte")
-    if path.startswith("/"):
-        path = _below_workspace(ctx, path)
+    inside = _below_workspace(ctx, path) if path.startswith("/") else path
     parts: List[str] = []
-    for name in path.split("/"):
+    for name in inside.split("/"):
         if name == "..":
             if not parts:
                 raise _outside(path)
             parts.pop()
         elif name not in ("", "."):
             parts.append(name)
+    if len(parts) > MAX_DEPTH:
+        raise SkillError(f"{path[:40]}…: is more than {MAX_DEPTH} directories deep")
     return parts
 
 
@@ -68,7 +70,7 @@ def _descent(ctx: Place, names: List[str], make: bool = False) -> Iterator[int]:
         for name in names:
             if make:
                 _make_directory(name, fd)
-            below = os.open(name, DIRECTORY, dir_fd=fd)
+            below = enter(fd, name)
             os.close(fd)
             fd = below
         yield fd
@@ -99,41 +101,32 @@ def open_parent(ctx: Place, path: str, make: bool = False) -> Iterator[Tuple[int
     names = parts_of(ctx, path)
     if not names:
         raise SkillError(f"{path or 'the path'}: is the workspace itself; name a file in it")
+    if make and not all(name.isprintable() for name in names):
+        raise SkillError(f"{path}: has characters that cannot be shown; choose another name")
     with _descent(ctx, names[:-1], make) as fd:
         yield fd, names[-1]
 
 
 @contextmanager
 def open_file(ctx: Place, path: str, flags: int) -> Iterator[int]:
-    """The descriptor of an ordinary file; anything else is refused without waiting for it.
+    """The descriptor of an ordinary file; anything else is refused without opening it.
 
     `flags` say what for, as in os.open. Raises OSError, SkillError.
     """
     with open_parent(ctx, path, make=bool(flags & os.O_CREAT)) as (folder, name):
-        fd = os.open(name, flags | FILE, 0o644, dir_fd=folder)
+        fd = open_in(folder, name, flags)
     try:
-        mode = os.fstat(fd).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, "is a directory")
-        if not stat.S_ISREG(mode):
-            raise SkillError(
-                f"{path}: is not an ordinary file but {kind_of(mode)}; it is not opened"
-            )
         yield fd
     finally:
         os.close(fd)
 
 
-def measured(ctx: Place, path: str, room: float = math.inf) -> Tuple[int, str]:
-    """Size and SHA-256 of an ordinary file; what is larger than `room` is not read to its end.
-
-    Raises OSError, SkillError.
-    """
+def measured(fd: int, room: float = math.inf) -> Tuple[int, str]:
+    """Size and SHA-256 of an open file; what is larger than `room` is not read to its end."""
     digest, size = hashlib.sha256(), 0
-    with open_file(ctx, path, os.O_RDONLY) as fd:
-        while size <= room and (data := os.read(fd, _READ_BYTES)):
-            digest.update(data)
-            size += len(data)
+    while size <= room and (data := os.read(fd, _READ_BYTES)):
+        digest.update(data)
+        size += len(data)
     return size, digest.hexdigest()
 
 
@@ -147,11 +140,12 @@ def is_directory(ctx: Place, path: str) -> bool:
 
 
 _REASONS = {
+    errno.EEXIST: "is there already",
     errno.ENOENT: "there is no such file or directory",
     errno.ELOOP: "is a symbolic link; links are not followed",
     errno.ENOTDIR: "is not a directory, or a link is on the way; links are not followed",
     errno.EISDIR: "is a directory",
-    errno.ENXIO: "is not an ordinary file; it is not opened",
+    errno.EXDEV: "is a mount point, with files that are not the workspace's; it is not entered",
     errno.ENOTEMPTY: "is a directory that is not empty; delete what is in it first",
     errno.ENOSPC: "the disk is full",
     errno.EINVAL: "this cannot be done, such as moving a directory into itself",
@@ -168,23 +162,39 @@ def explained(path: str) -> Iterator[None]:
         raise SkillError(f"{path}: {reason}") from None
 
 
-def entries_of(fd: int) -> Iterator[Tuple[str, str, int]]:
-    """Name, kind and size in bytes of what is in a directory."""
-    with os.scandir(fd) as found:
-        for entry in found:
-            try:
-                status = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            yield entry.name, kind_of(status.st_mode), status.st_size
+# --- how much --------------------------------------------------------------------------------
 
 
-def kind_of(mode: int) -> str:
-    kinds = {
-        stat.S_IFREG: "file",
-        stat.S_IFDIR: "directory",
-        stat.S_IFLNK: "link",
-        stat.S_IFIFO: "fifo",
-        stat.S_IFSOCK: "socket",
-    }
-    return kinds.get(stat.S_IFMT(mode), "device")
+def room(ctx: Context) -> int:
+    """How many bytes the task may still write into its workspace."""
+    return _room(ctx)[0]
+
+
+def check_room(ctx: Context, path: str, size: int) -> None:
+    """Raise SkillError unless `size` bytes more may be written to `path`."""
+    if size <= 0:
+        return
+    left, why = _room(ctx)
+    if size > left:
+        raise SkillError(f"{path}: there is no room for {size:,} bytes more: {why}")
+
+
+def _room(ctx: Context) -> Tuple[int, str]:
+    """The room that is left, and what makes it so small."""
+    usage = Usage()
+    try:
+        with open_directory(ctx, ".") as fd:
+            usage.add(fd, 0)
+            system = os.fstatvfs(fd)
+    except OSError as error:
+        return 0, f"the workspace cannot be read: {(error.strerror or str(error)).lower()}"
+    if usage.problem:
+        return 0, f"the workspace {usage.problem}; delete what is not needed"
+    limit = ctx.permits.workspace_mb * _MB
+    free = max(0, system.f_bavail * system.f_frsize - SPARE_BYTES)
+    if system.f_blocks and free < limit - usage.size:  # some file systems do not say
+        return free, f"this machine's disk has only {free:,} bytes to spare"
+    return max(0, limit - usage.size), (
+        f"the workspace has {usage.size:,} bytes of the {limit:,} that PIBOT_WORKSPACE_MB gives a "
+        "task; delete what is not needed"
+    )

@@ -9,10 +9,9 @@ from typing import Annotated, List, Tuple
 
 from pibot.files import write_all
 from pibot.skills import Context, Output, SkillError, skill
+from pibot.skills._steps import enter, entries_of, open_in
 from pibot.skills._workspace import (
-    DIRECTORY,
-    FILE,
-    entries_of,
+    check_room,
     explained,
     is_directory,
     open_directory,
@@ -45,7 +44,8 @@ def list_files(
     with explained(path), open_directory(ctx, path) as fd:
         entries = sorted(entries_of(fd))
     shown = [
-        {"name": name, "type": kind, "size_bytes": size} for name, kind, size in entries[:_ENTRIES]
+        {"name": _name(name), "type": kind, "size_bytes": size}
+        for name, kind, size in entries[:_ENTRIES]
     ]
     lines = [_entry_line(name, kind, size) for name, kind, size in entries[:_ENTRIES]]
     if len(entries) > _ENTRIES:
@@ -124,7 +124,9 @@ def move_file(
     with explained(source), open_parent(ctx, source) as (source_fd, source_name):
         os.stat(source_name, dir_fd=source_fd, follow_symlinks=False)
         if is_directory(ctx, target):
-            target = f"{target.rstrip('/')}/{source_name}"
+            target = f"{target.rstrip('/') or '.'}/{source_name}"
+        if not is_directory(ctx, os.path.dirname(target.rstrip("/"))):  # directories are made
+            check_room(ctx, target, 1)
         with explained(target), open_parent(ctx, target, make=True) as (target_fd, target_name):
             if target_name in os.listdir(target_fd):
                 raise SkillError(f"{target}: is there already; delete it first or choose a name")
@@ -153,6 +155,7 @@ def _write(ctx: Context, path: str, content: str, append: int) -> Output:
             f"{path}: {len(raw)} bytes are more than a call may write ({WRITE_MAX_BYTES}); "
             "append it in parts"
         )
+    check_room(ctx, path, len(raw) - (0 if append else _replaced_bytes(ctx, path)))
     with explained(path), open_file(ctx, path, os.O_WRONLY | os.O_CREAT | append) as fd:
         if not append:  # only now: it is known to be an ordinary file
             os.ftruncate(fd, 0)
@@ -161,6 +164,16 @@ def _write(ctx: Context, path: str, content: str, append: int) -> Output:
     done = "appended" if append else "wrote"
     data = {"path": path, "written_bytes": len(raw), "size_bytes": size}
     return Output(data, f"{done} {len(raw)} bytes to {path}")
+
+
+def _replaced_bytes(ctx: Context, path: str) -> int:
+    """What a file that is written anew takes on the disk now."""
+    try:
+        with open_file(ctx, path, os.O_RDONLY) as fd:
+            status = os.fstat(fd)
+    except OSError:
+        return 0
+    return min(status.st_size, status.st_blocks * 512)
 
 
 def _text(raw: bytes, path: str, size: int) -> Tuple[str, int]:
@@ -179,9 +192,22 @@ def _text(raw: bytes, path: str, size: int) -> Tuple[str, int]:
 
 
 def _entry_line(name: str, kind: str, size: int) -> str:
+    shown = _shown(name)
     if kind == "directory":
-        return f"{name}/"
-    return f"{name}  {size} bytes" if kind == "file" else f"{name}  ({kind})"
+        return f"{shown}/"
+    return f"{shown}  {size} bytes" if kind == "file" else f"{shown}  ({kind})"
+
+
+def _name(name: str) -> str:
+    """A name as JSON takes it: bytes that are no characters are written as \\xNN."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _shown(name: str) -> str:
+    """A name in one line: what cannot be shown is written as in a program's text."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in _name(name)
+    )
 
 
 class _Search:
@@ -201,7 +227,7 @@ class _Search:
             if self._is_over():
                 return
             if fnmatchcase(name.lower(), self._glob):
-                self._names.append(prefix + name + ("/" if kind == "directory" else ""))
+                self._names.append(_name(prefix + name) + ("/" if kind == "directory" else ""))
             try:
                 if kind == "directory":
                     self._below(fd, name, prefix, depth)
@@ -212,14 +238,15 @@ class _Search:
 
     def output(self) -> Output:
         self._is_over()  # the last file may have been too much
-        lines = [f"{path}:{number}: {text}" for path, number, text in self._lines]
+        names = [_shown(name) for name in self._names]
+        lines = [f"{_shown(path)}:{number}: {text}" for path, number, text in self._lines]
         data = {
             "names": self._names,
             "lines": [{"path": p, "line": n, "text": t} for p, n, t in self._lines],
             "files_searched": self._files,
         }
         note = [f"[cut: {self._cut}]"] if self._cut else []
-        return Output(data, "\n".join([*self._names, *lines, *note]) or "nothing was found")
+        return Output(data, "\n".join([*names, *lines, *note]) or "nothing was found")
 
     def _is_over(self) -> bool:
         if self._ctx.cancelled.is_set():
@@ -234,7 +261,7 @@ class _Search:
         if depth >= _DEPTH:
             self._cut = f"only {_DEPTH} directories deep; begin in a directory below"
             return
-        below = os.open(name, DIRECTORY, dir_fd=fd)
+        below = enter(fd, name)
         try:
             self.walk(below, f"{prefix}{name}/", depth + 1)
         finally:
@@ -242,7 +269,7 @@ class _Search:
 
     def _look_into(self, fd: int, name: str, prefix: str) -> None:
         self._files += 1
-        opened = os.open(name, FILE, dir_fd=fd)
+        opened = open_in(fd, name, os.O_RDONLY)
         try:
             raw = os.pread(opened, _SEARCHED_BYTES, 0)
         finally:
@@ -253,5 +280,5 @@ class _Search:
         room = _HITS - len(self._names) - len(self._lines)
         for number, line in enumerate(text.splitlines(), 1):
             if room > 0 and self._words in line.lower():
-                self._lines.append((prefix + name, number, line.strip()[:_LINE_CHARS]))
+                self._lines.append((_name(prefix + name), number, line.strip()[:_LINE_CHARS]))
                 room -= 1
