@@ -53,11 +53,17 @@ def parse(data: bytes, depth: int = MAX_DEPTH - 10) -> Dict[str, Any]:
     That is: other encodings than UTF-8, names that stand twice, NaN, numbers beyond a double,
     lone surrogates, and nesting deeper than `depth` (by default so that it fits into a message).
     """
+    found = parse_any(data, depth)
+    if not isinstance(found, dict):
+        raise BadMessage("not JSON as PiBot speaks it: it is not an object")
+    return found
+
+
+def parse_any(data: bytes, depth: int = MAX_DEPTH - 10) -> Any:
+    """The same for a JSON text of any kind, such as a list."""
     try:
         text = data.decode("utf-8")
         found = _DECODER.decode(text)
-        if not isinstance(found, dict):
-            raise ValueError("it is not an object")
         if data.count(b"[") + data.count(b"{") > depth and _is_deeper(found, depth):
             raise ValueError(f"it is nested more than {depth} deep")
         if _SURROGATE.search(text):

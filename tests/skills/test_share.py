@@ -13,7 +13,7 @@ BOX = Toolbox(declared(share))
 
 
 def test_sharing(ctx: Context) -> None:
-    shared = Shared(ctx.workspace)
+    shared = Shared(ctx.workspace, ctx.redactor)
     (ctx.workspace / "a.txt").write_text("a")
     done = BOX.call("share_file", {"path": "a.txt"}, replace(ctx, share=shared.add))
     assert done.success and "a.txt is shared" in done.output
@@ -21,5 +21,7 @@ def test_sharing(ctx: Context) -> None:
 
 
 def test_the_model_reads_why_it_cannot_be(ctx: Context) -> None:
-    done = BOX.call("share_file", {"path": "../x"}, replace(ctx, share=Shared(ctx.workspace).add))
+    done = BOX.call(
+        "share_file", {"path": "../x"}, replace(ctx, share=Shared(ctx.workspace, ctx.redactor).add)
+    )
     assert not done.success and "is outside the workspace" in done.output

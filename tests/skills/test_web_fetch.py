@@ -34,7 +34,7 @@ def ctx(tmp_path: Path) -> Context:
 
 def test_a_page(server: Server, ctx: Context) -> None:
     server.routes["/a%20b?q=%E6%B8%A9&x"] = html(
-        "<title>T</title><h1>Hi</h1><p>温度 &amp; more</p>"
+        "<title>T</title><h1>Hi</h1><p>温度 &amp; <a href='/c d'>more</a></p>"
     )
     data = fetch(f"{server.url}/a%20b?q=温&x#part", server.policy, ctx)
     assert data == {
@@ -42,7 +42,8 @@ def test_a_page(server: Server, ctx: Context) -> None:
         "status": 200,
         "content_type": "text/html",
         "title": "T",
-        "text": "# Hi\n\n温度 & more",
+        "text": f"# Hi\n\n温度 & [more]({server.url}/c%20d)",
+        "links": [{"text": "more", "url": f"{server.url}/c%20d"}],
         "truncated": False,
     }
     assert f"Host: 127.0.0.1:{server.port}\r\n" in server.requests[0]
@@ -165,7 +166,7 @@ def test_the_skill(server: Server, ctx: Context) -> None:
 @pytest.mark.parametrize(
     "sentence",
     [
-        *("fetch {}", "Please open the page {} on worker-2.", "download {}", "get this url: {}"),
+        *("fetch {}", "Please open the page {} on worker-2.", "get this url: {}"),
         *("在 worker-2 上抓取 {}", "打开网页{}", "请访问 {}。", "读取一下 {}"),
     ],
 )
@@ -236,7 +237,7 @@ def chunked(body: bytes) -> bytes:
         (chunked(b"5\r\nab"), "broke off"),
         (chunked(b"zz\r\nab\r\n"), "broke off"),
         (chunked(b"-5\r\nabcdefgh"), "broke off"),
-        (chunked(b"-1\r\n" + b"a" * 9_000_000), "more than a page|broke off"),
+        (chunked(b"-1\r\n" + b"a" * 9_000_000), "more than was asked for|broke off"),
         (html(PACKED[:-20], "Content-Encoding: gzip"), "broke off"),
         (html(b"not gzip", "Content-Encoding: gzip"), "is not"),
         (html(gzip.compress(b"x", mtime=0), "Content-Encoding: gzip, gzip"), "not asked for"),

@@ -11,7 +11,8 @@ import pytest
 
 from pibot.agent.tools import Context
 from pibot.errors import SkillError
-from pibot.skills._connect import WebPolicy, parse
+from pibot.skills._hosts import WebPolicy
+from pibot.skills._urls import parse
 from pibot.skills.web_fetch import fetch
 from skills.web_server import CLOSED, Names, Server, context, html, moved, serving
 

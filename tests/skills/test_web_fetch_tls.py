@@ -15,7 +15,7 @@ import pytest
 
 from pibot.agent.tools import Context
 from pibot.errors import SkillError
-from pibot.skills._connect import WebPolicy
+from pibot.skills._hosts import WebPolicy
 from pibot.skills.web_fetch import fetch
 from skills.web_server import Names, Server, context, html, serving
 

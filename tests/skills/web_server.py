@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 
 from pibot.agent.tools import Context
-from pibot.skills._connect import WebPolicy
+from pibot.skills._hosts import WebPolicy
 
 Answer = Callable[[socket.socket], None]
 CLOSED = WebPolicy()

@@ -1,4 +1,4 @@
-"""Connections to the public internet, and to nothing else: what the web skill may reach.
+"""Connections to what a policy lets through: the public internet, and the owner's own hosts.
 
 A name is resolved once, every address that it has is looked at, and the connection goes to one of
 those that were looked at. A name that points elsewhere the next time it is asked for (DNS
@@ -10,70 +10,28 @@ from __future__ import annotations
 import io
 import os
 import queue
-import re
 import selectors
 import socket
 import threading
 import time
 from dataclasses import dataclass
-from ipaddress import IPv6Address
 from typing import Any, Callable, Optional, Union
-from urllib.parse import quote, urlsplit
 
 from pibot.errors import SkillError
-from pibot.skills._addresses import refusal
+from pibot.skills._hosts import WebPolicy
+from pibot.skills._urls import Target
 
 _POLL_S = 0.1
 _CONNECT_S = 5.0  # for one address; then the next is tried
 _MOST_ADDRESSES = 6
-_LONGEST_URL = 8192
-_MOST_INCOMING_BYTES = 8 * 1024 * 1024  # of one connection, whatever its framing says
-_PORTS = {"http": 80, "https": 443}
-_FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\xa0\\\u2028\u2029\ud800-\udfff]")
-_NETLOC = re.compile(r"(\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<name>[^\[\]:@]+))(:(?P<port>[0-9]{0,6}))?")
-_HOST = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
-_KEPT = "!#$%&'()*+,/:;=?@[]~"  # as they are: the URL's own structure, and what is quoted already
+_SILENT_S = 20.0  # longer than any server thinks before it goes on
 
 Resolve = Callable[..., "list[Any]"]  # like socket.getaddrinfo
 Socket = Union[socket.socket, Any]
 
 
-@dataclass(frozen=True)
-class WebPolicy:
-    """Hosts ("nas.local", "127.0.0.1:8000") that may be reached although they are not public."""
-
-    allow_hosts: frozenset[str] = frozenset()
-
-    def allows(self, target: Target) -> bool:
-        return target.host in self.allow_hosts or target.address in self.allow_hosts
-
-
-@dataclass(frozen=True)
-class Target:
-    """A URL that was checked: ASCII only, lower-case host, no user name, no fragment."""
-
-    scheme: str
-    host: str  # without brackets
-    port: int
-    path: str  # with the query
-
-    @property
-    def url(self) -> str:
-        return f"{self.scheme}://{self.netloc}{self.path}"
-
-    @property
-    def netloc(self) -> str:
-        """Host and port as the Host header wants them: the usual port is left out."""
-        return self._bracketed if self.port == _PORTS[self.scheme] else self.address
-
-    @property
-    def address(self) -> str:
-        """Host and port."""
-        return f"{self._bracketed}:{self.port}"
-
-    @property
-    def _bracketed(self) -> str:
-        return f"[{self.host}]" if ":" in self.host else self.host
+class Broken(SkillError):
+    """The network's or the server's fault: another try may succeed."""
 
 
 @dataclass(frozen=True)
@@ -85,60 +43,10 @@ class Guard:
     deadline: float  # time.monotonic()
 
     def check(self) -> None:
-        if self.cancelled.is_set():
-            raise SkillError(f"Fetching {self.what} was cancelled.")
-        if time.monotonic() >= self.deadline:
+        if time.monotonic() >= self.deadline:  # first: it also cancels
             raise SkillError(f"{self.what} was too slow: the time for this call is over.")
-
-
-# -- URLs --------------------------------------------------------------------------------------
-
-
-def parse(url: str) -> Target:
-    """Check a URL and take it apart; SkillError says what is wrong with it."""
-    shown = url if len(url) <= 200 else url[:200] + "…"
-    if len(url) > _LONGEST_URL:
-        raise SkillError(f"The URL is longer than {_LONGEST_URL} characters.")
-    if _FORBIDDEN.search(url):
-        raise SkillError(
-            f"{shown!r} is not a URL: it holds a space, backslash or control character."
-        )
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise SkillError(f"{shown} is not a URL: {error}.") from None
-    if parts.scheme not in _PORTS:
-        raise SkillError(f"{shown} cannot be fetched: only http:// and https:// URLs can.")
-    if "@" in parts.netloc:
-        raise SkillError(f"{shown} cannot be fetched: leave out the user name before the @.")
-    netloc = _NETLOC.fullmatch(parts.netloc)
-    host = _ascii(netloc["name"]) if netloc and netloc["name"] else _ipv6(netloc)
-    if netloc is None or not host:
-        raise SkillError(f"{shown} is not a URL: its host is not a valid name or address.")
-    port = int(netloc["port"] or _PORTS[parts.scheme])
-    if not 1 <= port <= 65535:
-        raise SkillError(f"{shown} cannot be fetched: there is no port {port}.")
-    path = quote(parts.path or "/", safe=_KEPT)
-    if parts.query:
-        path += "?" + quote(parts.query, safe=_KEPT)
-    return Target(parts.scheme, host, port, path)
-
-
-def _ipv6(netloc: Optional[re.Match[str]]) -> str:
-    """Return the normal form of an address in brackets, "" when it is none."""
-    try:
-        return str(IPv6Address(netloc["v6"])) if netloc and netloc["v6"] else ""
-    except ValueError:
-        return ""
-
-
-def _ascii(name: str) -> str:
-    """Return the name that is checked, resolved and said to the server; "" when it is invalid."""
-    try:
-        plain = (name if name.isascii() else name.encode("idna").decode("ascii")).lower()
-    except UnicodeError:
-        return ""
-    return plain if _HOST.fullmatch(plain) else ""
+        if self.cancelled.is_set():
+            raise SkillError(f"The request to {self.what} was cancelled.")
 
 
 # -- addresses ---------------------------------------------------------------------------------
@@ -146,16 +54,10 @@ def _ascii(name: str) -> str:
 
 def addresses(target: Target, policy: WebPolicy, guard: Guard, resolve: Resolve) -> list[Any]:
     """Resolve the host, once; return its getaddrinfo entries, all of them allowed by `policy`."""
+    policy.check_name(target)
     entries = _resolved(target, guard, resolve)
-    if policy.allows(target):
-        return entries
     for *_, sockaddr in entries:
-        kind = refusal(sockaddr[0])
-        if kind:
-            raise SkillError(
-                f"{target.url} is refused: {target.host} has {kind} address ({sockaddr[0]}), and "
-                f"only public ones may be fetched; PIBOT_WEB_ALLOW={target.address} allows it."
-            )
+        policy.check_address(target, sockaddr[0])
     return entries
 
 
@@ -177,7 +79,8 @@ def _resolved(target: Target, guard: Guard, resolve: Resolve) -> list[Any]:
         except queue.Empty:
             continue
         if isinstance(answer, Exception) or not answer:
-            raise SkillError(f"{target.host} was not found: check the name and the network.")
+            name = target.label or target.host
+            raise SkillError(f"{name} was not found: check the name and the network.")
         return answer
 
 
@@ -185,11 +88,15 @@ def _resolved(target: Target, guard: Guard, resolve: Resolve) -> list[Any]:
 
 
 class Wire:
-    """A connection as http.client wants it, which looks at its guard while it waits."""
+    """A connection as http.client wants it, which looks at its guard while it waits.
 
-    def __init__(self, sock: Socket, guard: Guard) -> None:
+    It takes in no more than `most_bytes`, whatever the framing of an answer says.
+    """
+
+    def __init__(self, sock: Socket, guard: Guard, most_bytes: int) -> None:
         self._sock = sock
         self._guard = guard
+        self._most_bytes = most_bytes
 
     def sendall(self, data: bytes) -> None:
         view = memoryview(data)
@@ -201,7 +108,7 @@ class Wire:
                 continue
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_Incoming(self._sock, self._guard))
+        return io.BufferedReader(_Incoming(self._sock, self._guard, self._most_bytes))
 
     def close(self) -> None:
         """Do nothing: http.client lets go of a connection while its answer is still being read."""
@@ -211,28 +118,31 @@ class Wire:
 
 
 class _Incoming(io.RawIOBase):
-    def __init__(self, sock: Socket, guard: Guard) -> None:
+    def __init__(self, sock: Socket, guard: Guard, most_bytes: int) -> None:
         self._sock = sock
         self._guard = guard
-        self._left_bytes = _MOST_INCOMING_BYTES
+        self._left_bytes = most_bytes
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
+        silent_until = time.monotonic() + _SILENT_S
         while True:
             self._guard.check()
             if self._left_bytes <= 0:
-                raise SkillError(f"{self._guard.what} sends more than a page can have.")
+                raise SkillError(f"{self._guard.what} sends more than was asked for.")
             try:
                 received = int(self._sock.recv_into(buffer))
             except socket.timeout:
+                if time.monotonic() >= silent_until:
+                    raise Broken(f"{self._guard.what} has gone silent.") from None
                 continue
             self._left_bytes -= received
             return received
 
 
-def connect(target: Target, entries: list[Any], guard: Guard) -> Wire:
+def connect(target: Target, entries: list[Any], guard: Guard, most_bytes: int) -> Wire:
     """Connect to the first of the checked addresses that answers; TLS with the host's name."""
     problem: Optional[Exception] = None
     for family, kind, protocol, _, sockaddr in entries[:_MOST_ADDRESSES]:
@@ -241,8 +151,9 @@ def connect(target: Target, entries: list[Any], guard: Guard) -> Wire:
         except OSError as error:
             problem = error
             continue
-        return Wire(_secured(sock, target, guard) if target.scheme == "https" else sock, guard)
-    raise SkillError(f"{target.netloc} could not be reached: {reason(problem)}.")
+        sock = _secured(sock, target, guard) if target.scheme == "https" else sock
+        return Wire(sock, guard, most_bytes)
+    raise Broken(f"{target.place} could not be reached: {reason(problem)}.")
 
 
 def _open(sock: socket.socket, sockaddr: Any, guard: Guard) -> socket.socket:
@@ -273,11 +184,11 @@ def _secured(sock: socket.socket, target: Target, guard: Guard) -> Socket:
     context = ssl.create_default_context()
     try:
         secured = context.wrap_socket(
-            sock, server_hostname=target.host, do_handshake_on_connect=False
+            sock, server_hostname=target.host.rstrip("."), do_handshake_on_connect=False
         )
     except (OSError, ValueError) as error:
         sock.close()
-        raise SkillError(f"{target.netloc} cannot be used with TLS: {reason(error)}.") from None
+        raise SkillError(f"{target.place} cannot be used with TLS: {reason(error)}.") from None
     try:
         while True:
             guard.check()
@@ -288,7 +199,8 @@ def _secured(sock: socket.socket, target: Target, guard: Guard) -> Socket:
                 continue
     except OSError as error:
         secured.close()
-        raise SkillError(f"{target.netloc} has no trusted TLS: {reason(error)}.") from None
+        why = "it was not accepted" if target.label else reason(error)  # which names the host
+        raise SkillError(f"{target.place} has no trusted TLS: {why}.") from None
     except SkillError:
         secured.close()
         raise
