@@ -35,14 +35,15 @@ class Problem(Exception):
 
 
 class Userland(NamedTuple):
-    """A Debian to take python3 from."""
+    """A Debian to take python3 from, and another package if one is wanted, such as a kernel."""
 
     suite: str
     arch: str
+    extra: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.suite}-{self.arch}"
+        return "-".join(filter(None, self))
 
 
 class Target(NamedTuple):
@@ -177,7 +178,8 @@ def _mirror() -> str:
 def _download(userland: Userland, folder: Path) -> List[Path]:
     """Fetch python3 and all that a Debian cannot be without; debootstrap checks the signatures."""
     command = ["debootstrap", "--download-only", "--force-check-gpg", "--variant=minbase"]
-    command += ["--include=python3", f"--arch={userland.arch}", userland.suite, str(folder)]
+    packages = ",".join(filter(None, ("python3", userland.extra)))
+    command += [f"--include={packages}", f"--arch={userland.arch}", userland.suite, str(folder)]
     command += [_mirror()]
     # An ordinary user's PATH does not have the places where debootstrap and its tools are.
     environment = {**os.environ, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}

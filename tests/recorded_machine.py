@@ -12,6 +12,7 @@ from pibot.deploy.layout import COMMAND, PROGRAM
 from pibot.doctor.findings import Finding
 from pibot.doctor.surroundings import Surroundings
 
+RECORDED = Path(__file__).parent / "recorded"
 PI = "Raspberry Pi 4 Model B Rev 1.4\0"
 
 
@@ -37,6 +38,25 @@ class Machine:
 
     def pi(self) -> "Machine":
         self.file("/proc/device-tree/model", PI)
+        return self
+
+    def recorded(self, name: str) -> "Machine":
+        """The files of tests/recorded/NAME.txt, whose lines are
+
+        /path = text with \\n and \\0      /path =x 00000002 bytes      /path -> where a link leads
+        """
+        for line in (RECORDED / f"{name}.txt").read_text("utf-8").splitlines():
+            path, kind, value = (*line.split(" ", 2), "", "")[:3]
+            if not path.startswith("/"):
+                continue
+            there = self.file(path)
+            if kind == "->":
+                there.unlink()
+                there.symlink_to(value)
+            elif kind == "=x":
+                there.write_bytes(bytes.fromhex(value))
+            else:
+                there.write_bytes(value.replace("\\n", "\n").replace("\\0", "\0").encode())
         return self
 
     def role(self, role: str, env: str = "", exec_start: str = "") -> Path:
