@@ -10,10 +10,40 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Dict, List, Optional, Type
 
+from pibot.body import Header, Message
 from pibot.errors import BadMessage
 from pibot.fields import Pairs, read
+from pibot.requests import (
+    Approve,
+    Event,
+    Follow,
+    Get,
+    Listing,
+    Manage,
+    Push,
+    Reply,
+    Retry,
+    Submit,
+    Update,
+    Upload,
+)
 from pibot.strictjson import ENCODER, MAX_DEPTH, parse
-from pibot.topics import NAME, PROTOCOL, WORKER
+from pibot.topics import NAME, PROTOCOL
+
+# What other modules define and everyone reads from here, beside the messages below.
+__all__ = [
+    "Header",
+    "Message",
+    "Approve",
+    "Event",
+    "Follow",
+    "Get",
+    "Listing",
+    "Manage",
+    "Push",
+    "Reply",
+]
+__all__ += ["Retry", "Submit", "Update", "Upload"]
 
 RESULT_BYTES = 16 * 1024 * 1024  # of a task's result
 SHARED_BYTES = 32 * 1024 * 1024  # of the files that a task shares, together
@@ -22,24 +52,6 @@ FILE_SLICE_BYTES = 40_000  # becomes 53 340 characters of base64: a slice fits i
 HEARTBEAT_S = 5.0  # a worker says that it lives
 LEASE_S = 30.0  # for so long an attempt is its worker's, without a word from it
 KEY = "key"  # the reason of a refusal that nobody can sign
-
-
-@dataclass(frozen=True)
-class Header:
-    """What every body begins with. `ses` and `n` are empty and 0 outside a session."""
-
-    t: str
-    id: str
-    src: str
-    ses: str = ""
-    n: int = 0
-    ep: int = 0
-    v: int = PROTOCOL
-
-
-@dataclass(frozen=True)
-class Message:
-    t: ClassVar[str] = ""
 
 
 # --- joining: workers and clients alike -----------------------------------------------------
@@ -143,6 +155,24 @@ class Result(Message):
     usage: Dict[str, Any] = field(default_factory=dict)
     trace: List[Any] = field(default_factory=list)
     artifacts: List[Any] = field(default_factory=list)  # [{"path","size","sha256"}]: shared files
+    tainted: bool = False  # what came from outside may have had a part in it
+
+
+@dataclass(frozen=True)
+class Approval(Message):
+    """A call of this attempt waits for a person; said again until the decision comes.
+
+    `args` are JSON text, for people to read; `waited_ms` is how long it has waited already.
+    """
+
+    t: ClassVar[str] = "approval"
+    task: str
+    att: int
+    step: int
+    skill: str
+    args: str
+    why: str
+    waited_ms: int = 0
 
 
 @dataclass(frozen=True)
@@ -216,6 +246,18 @@ class Cancel(Message):
 
 
 @dataclass(frozen=True)
+class Decision(Message):
+    """What a person, the client `by`, has decided about this one call of this attempt."""
+
+    t: ClassVar[str] = "decision"
+    task: str
+    att: int
+    step: int
+    allow: bool
+    by: str
+
+
+@dataclass(frozen=True)
 class ResultAck(Message):
     """`state` is the true state of the task; whatever it says, the worker may forget it."""
 
@@ -265,6 +307,17 @@ class Install(Message):
 
 
 @dataclass(frozen=True)
+class SkillFile(Message):
+    """Take a skill, as a client has pushed it; without a form: leave this version of it."""
+
+    t: ClassVar[str] = "skill"
+    name: str
+    form: str
+    version: str
+    data: str
+
+
+@dataclass(frozen=True)
 class ProgramSlice(Message):
     """The answer to a `fetch_program`; `data` is base64."""
 
@@ -273,118 +326,6 @@ class ProgramSlice(Message):
     offset: int
     data: str = ""
     error: Optional[str] = None
-
-
-# --- client ↔ master ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Submit(Message):
-    """The client makes the goal's id, so that a submit sent twice is one goal."""
-
-    t: ClassVar[str] = "submit"
-    goal_id: str
-    goal: str = ""
-    skill: str = ""
-    args: Dict[str, Any] = field(default_factory=dict)
-    on: str = ""
-    all: bool = False
-    tag: str = ""
-    timeout_s: float = 600.0
-    chat: str = ""
-    follow: bool = False
-
-
-@dataclass(frozen=True)
-class Get(Message):
-    """One goal or task, with all that is known of it."""
-
-    t: ClassVar[str] = "get"
-    key: str
-
-
-@dataclass(frozen=True)
-class Listing(Message):
-    t: ClassVar[str] = "list"
-    what: str  # workers, roster, clients, updates, skills, tasks
-
-
-@dataclass(frozen=True)
-class Retry(Message):
-    t: ClassVar[str] = "retry"
-    key: str
-
-
-@dataclass(frozen=True)
-class Follow(Message):
-    t: ClassVar[str] = "follow"
-    goal_id: str
-
-
-@dataclass(frozen=True)
-class Manage(Message):
-    """`action`: add, rotate, remove, drain or resume; of a client or viewer add and remove.
-
-    To add or rotate, the client makes the secret and sends what checks it: a request that comes
-    twice is one, and no password goes over the wire. The keys are hidden with the client's own.
-    """
-
-    t: ClassVar[str] = "manage"
-    action: str
-    worker: str  # or the name of a client
-    password_line: str = ""
-    key: str = ""
-    kind: str = WORKER
-    suffix: str = ""
-    update_key: str = ""
-    now: bool = False
-
-
-@dataclass(frozen=True)
-class Upload(Message):
-    """A slice of a program for the master to keep; the reply says how much of it is there."""
-
-    t: ClassVar[str] = "upload"
-    sha256: str
-    size: int
-    offset: int
-    data: str
-
-
-@dataclass(frozen=True)
-class Update(Message):
-    """Have a worker install a program that the master keeps; `serial` makes it new to the worker.
-
-    Within `patience_s` seconds after its start the new program has to reach the master.
-    """
-
-    t: ClassVar[str] = "update"
-    worker: str
-    sha256: str
-    version: str
-    build: str
-    serial: int
-    patience_s: int
-
-
-@dataclass(frozen=True)
-class Reply(Message):
-    """The answer to the request `re`; `error` is set if it was refused."""
-
-    t: ClassVar[str] = "reply"
-    re: str
-    data: Dict[str, Any] = field(default_factory=dict)
-    error: Optional[Dict[str, Any]] = None
-
-
-@dataclass(frozen=True)
-class Event(Message):
-    """To those who follow a goal. `kind`: goal, task, step or done (`data` has the document)."""
-
-    t: ClassVar[str] = "event"
-    goal_id: str
-    kind: str
-    data: Dict[str, Any]
 
 
 # --- any direction --------------------------------------------------------------------------

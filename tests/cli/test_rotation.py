@@ -44,11 +44,12 @@ def is_let_in(closed: ClosedFleet, settings: Dict[str, str]) -> bool:
 
 def test_a_task_runs_on_while_its_worker_is_rotated(closed: ClosedFleet) -> None:
     closed.add("worker-1")
-    worker = closed.start_enrolled(
-        "worker-1", {**closed.settings("worker-1"), "PIBOT_ALLOW_SHELL": "1"}
-    )
+    gate = closed.folder / "gate" / "go"
+    gate.parent.mkdir()
+    shell = {"PIBOT_ALLOW_SHELL": "1", "PIBOT_READ_PATHS": str(gate.parent)}
+    worker = closed.start_enrolled("worker-1", {**closed.settings("worker-1"), **shell})
     closed.wait_idle(1)
-    old, gate = moved(closed), closed.folder / "go"
+    old = moved(closed)
     command = json.dumps({"command": f"until [ -e {gate} ]; do sleep 0.1; done; echo done"})
     goal = closed.start("run", "--skill", "shell", "--args", command, "--json")
     closed.wait_for(lambda: closed.counts()["busy"] == 1, what="it works")

@@ -47,10 +47,18 @@ def check_one_result(document: Dict[str, Any]) -> None:
     assert "slept" in document["answer"]
 
 
+def notes(fleet: FleetProcesses) -> Path:
+    """A directory that commands may write besides their workspace, whoever they run as."""
+    folder = fleet.folder / "notes"
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o777)
+    return folder
+
+
 def start(fleet: FleetProcesses) -> None:
     fleet.start_master()
     for name in ("worker-1", "worker-2"):
-        fleet.start_worker(name, PIBOT_ALLOW_SHELL="1")
+        fleet.start_worker(name, PIBOT_ALLOW_SHELL="1", PIBOT_WRITE_PATHS=str(notes(fleet)))
     fleet.wait_idle(2)
 
 
@@ -125,9 +133,10 @@ def test_a_stopped_worker_is_offline_at_once(fleet: FleetProcesses) -> None:
 def test_a_worker_that_is_stopped_leaves_nothing_running(fleet: FleetProcesses) -> None:
     """Neither does another begin what is unsafe to repeat before it has stopped here."""
     start(fleet)
-    ticks = fleet.folder / "ticks"
-    tick = f"n=0; while [ $n -lt 40 ]; do echo $$ >> '{ticks}'; n=$((n+1)); sleep 0.05; done"
-    args = {"command": f"{tick}; echo slept"}
+    ticks = notes(fleet) / "ticks"
+    who = "who=$(cat /proc/sys/kernel/random/uuid); n=0"
+    tick = f"while [ $n -lt 40 ]; do echo $who >> '{ticks}'; n=$((n+1)); sleep 0.05; done"
+    args = {"command": f"{who}; {tick}; echo slept"}
     done = begin(fleet, "--skill", "shell", "--args", json.dumps(args), "--timeout", "80")
     fleet.wait_for(lambda: holder(fleet) and ticks.exists(), what="a worker runs the task")
     assert fleet.kill(holder(fleet), signal.SIGTERM) == 0
@@ -155,7 +164,7 @@ def test_cancel_interrupts_a_running_skill(fleet: FleetProcesses, who: str) -> N
 
 def test_an_unsafe_task_outlives_a_master_that_is_away_for_a_lease(fleet: FleetProcesses) -> None:
     start(fleet)
-    begun = fleet.folder / "begun"
+    begun = notes(fleet) / "begun"
     only_the_first_time = f"[ $(wc -l < '{begun}') -gt 1 ] || sleep 100"
     command = f"echo begun >> '{begun}'; {only_the_first_time}; echo slept"
     args = {"command": command, "timeout_s": 200}

@@ -11,6 +11,7 @@ from pibot import identities
 from pibot import messages as msg
 from pibot.errors import StoreError
 from pibot.fleet.artifacts import Artifacts
+from pibot.fleet.audit import Audit
 from pibot.fleet.desk import Desk, Surroundings
 from pibot.fleet.journal import Journal
 from pibot.fleet.programs import Programs
@@ -62,7 +63,9 @@ class Office(Wire):
             local_time=lambda: "2026-11-22T10:30:00+01:00",
         )
         programs = Programs(self.folder / "programs", spare_bytes=0)
-        self.desk = Desk(TOPICS, self.journal, roster, around, artifacts, programs)
+        audit = Audit(self.folder / RESERVED / "audit.log", around.local_time)
+        audit.open()
+        self.desk = Desk(TOPICS, self.journal, roster, around, artifacts, programs, audit)
         self.desk.begin(self.now)
         self._publish(self.desk.connected())
 

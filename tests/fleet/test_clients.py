@@ -17,6 +17,7 @@ from pibot.errors import PibotError, Refused, UsageError
 from pibot.fleet import clients
 from pibot.fleet import events as ev
 from pibot.fleet.artifacts import Artifacts
+from pibot.fleet.audit import Audit
 from pibot.fleet.board import MAX_OPEN_TASKS
 from pibot.fleet.clients import MAX_FOLLOWERS, Clients
 from pibot.fleet.gateway import Gateway, Request, Step
@@ -64,6 +65,7 @@ class Desk:
             self.artifacts,
             Recovery(0.0, 0.0),
             Updates(self.scheduler.pool, self.roster, Programs(path / "programs")),
+            Audit(path / "audit.log", date),
         )
         self.told: List[msg.Event] = []
         self.jobs: List[ev.Job] = []

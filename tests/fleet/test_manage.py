@@ -7,7 +7,6 @@ them.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterator
 
 import pytest
 
@@ -18,21 +17,6 @@ from pibot import messages as msg
 from pibot.errors import StoreError
 from pibot.identities import Identities, fits
 from pibot.topics import RESERVED
-
-
-@pytest.fixture
-def office(tmp_path: Path) -> Iterator[Office]:
-    made = Office(tmp_path)
-    yield made
-    made.journal.close()
-
-
-@pytest.fixture
-def open_office(tmp_path: Path) -> Iterator[Office]:
-    made = Office(tmp_path, OPEN)
-    yield made
-    made.journal.close()
-
 
 # --- the master's own line ------------------------------------------------------------------------
 

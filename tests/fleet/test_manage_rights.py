@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Iterator
 
 import pytest
 
-from fleet.office import OPEN, Office, wanted
+from fleet.office import Office, wanted
 from fleet.peers import Peer
 from pibot import identities
 from pibot import messages as msg
 from pibot.errors import StoreError
 from pibot.identities import Identities
 from pibot.topics import RESERVED
-
-
-@pytest.fixture
-def office(tmp_path: Path) -> Iterator[Office]:
-    made = Office(tmp_path)
-    yield made
-    made.journal.close()
-
-
-@pytest.fixture
-def open_office(tmp_path: Path) -> Iterator[Office]:
-    made = Office(tmp_path, OPEN)
-    yield made
-    made.journal.close()
-
 
 # --- whose credentials may what -------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterator
 
 import pytest
 
@@ -13,13 +12,6 @@ from pibot import messages as msg
 from pibot.errors import StoreError
 from pibot.identities import new_secret
 from pibot.topics import RESERVED
-
-
-@pytest.fixture
-def office(tmp_path: Path) -> Iterator[Office]:
-    made = Office(tmp_path)
-    yield made
-    made.journal.close()
 
 
 def listed(office: Office) -> "dict[str, bool]":

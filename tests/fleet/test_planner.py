@@ -29,7 +29,10 @@ from pibot.fleet.events import Answered, AnswerJob, PlanJob, Planned
 from pibot.fleet.jobs import Jobs
 from pibot.fleet.planner import MAX_TASKS, PLAN_FORMAT, PLAN_TRIES, Planner, read_plan
 from pibot.fleet.records import Goal
+from pibot.secrets import Redactor
 
+CANARY = "canary-of-the-master-77"
+SOUL = "You are PiBot.\n"
 FLEET: Dict[str, Any] = {
     "skills": [{"name": "shell", "description": "Run a command."}, {"name": "echo"}],
     "workers": [
@@ -63,7 +66,7 @@ def short_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def planner(server: ModelServer, key: str = KEY) -> Planner:
-    return Planner(OpenAIModel(ModelSettings(key, server.url, MODEL)), "You are PiBot.\n")
+    return Planner(OpenAIModel(ModelSettings(key, server.url, MODEL)), SOUL, Redactor([CANARY]))
 
 
 def plan(
@@ -315,3 +318,21 @@ def test_whatever_happens_inside_a_job_comes_back_as_its_failure(server: ModelSe
     jobs.start(PlanJob(GOAL), {"workers": [], "skills": [{}]}, [])
     assert "internal error" in inbox.wait(1)[0].error
     jobs.close()
+
+
+def test_no_secret_goes_to_the_model_or_comes_back(server: ModelServer) -> None:
+    server.on(is_plan, plan_reply({"route": "answer", "answer": f"it is {CANARY}", "tasks": []}))
+    server.on(is_answer, text(f"say {CANARY}"))
+    asked = Goal("g1", text=f"the password is {CANARY}")
+    one = planner(server)
+    chat = ((f"before: {CANARY}", "yes"),)
+    told = plan(one, PlanJob(asked, ()), chat)
+    answered = one.answer(AnswerJob(asked, ()), chat, time.monotonic() + WAIT_S, threading.Event())
+    assert CANARY not in json.dumps(server.requests)
+    assert "the password is ***" in json.dumps(server.requests)
+    assert (told.answer, answered.answer) == ("it is ***", "say ***")
+
+
+def test_no_secret_is_in_an_error_of_the_endpoint(server: ModelServer) -> None:
+    server.on(is_plan, status(401, f"Incorrect API key provided: {CANARY}"))
+    assert CANARY not in str(plan(planner(server)).error)

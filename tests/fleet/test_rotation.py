@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import Dict, Iterator, List
+from typing import Dict, List
 
 import pytest
 
@@ -17,13 +17,6 @@ from pibot.signing import hide
 from pibot.topics import RESERVED
 
 OLD, NEW, THIRD = "worker-1", "worker-1.ab12", "worker-1.cd34"
-
-
-@pytest.fixture
-def office(tmp_path: Path) -> Iterator[Office]:
-    made = Office(tmp_path)
-    yield made
-    made.journal.close()
 
 
 def fresh(suffix: str = "ab12") -> Secret:

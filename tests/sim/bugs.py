@@ -11,6 +11,7 @@ from pibot.agent import effects
 from pibot.agent import worker_core as core
 from pibot.errors import StoreError
 from pibot.fleet import events as ev
+from pibot.fleet.approvals import find as approvals_find
 from pibot.fleet.desk import Desk, Turn
 from pibot.fleet.gateway import Packet
 from pibot.fleet.records import TERMINAL
@@ -205,6 +206,32 @@ class TimersMissing(Bugs):
         desk.wake_at = lambda: NEVER  # type: ignore[method-assign]
 
 
+class DecisionsToldOnce(Bugs):
+    """Whoever asks again after the decision was lost hears nothing."""
+
+    def begun(self, desk: Desk, now: float) -> None:
+        approvals = desk.scheduler.approvals
+        asked = approvals.asked
+
+        def once(task: Any, watch: Any, said: msg.Approval, at: float) -> None:
+            if approvals_find(task, said.step) is None:
+                asked(task, watch, said, at)
+
+        approvals.asked = once  # type: ignore[method-assign]
+
+
+class ApprovalsOfLostAttemptsCount(Bugs):
+    def begun(self, desk: Desk, now: float) -> None:
+        scheduler = desk.scheduler
+        assign = scheduler._assign
+
+        def kept(task: Any, worker: Any) -> None:
+            assign(task, worker)
+            scheduler._set(scheduler.board.tasks[task.id], asks=task.asks)
+
+        scheduler._assign = kept  # type: ignore[method-assign]
+
+
 # --- workers --------------------------------------------------------------------------------------
 
 
@@ -227,8 +254,7 @@ class WorkersBeginWhatTheyCannotStore(Bugs):
 class ResultsSaidOnce(Bugs):
     class new_core(core.WorkerCore):
         def _resend_results(self) -> None:
-            for resend in self._resends.values():
-                resend.at = NEVER
+            self._results._resends.clear()
 
 
 class ResultsForgottenOnceSaid(Bugs):

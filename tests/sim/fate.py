@@ -165,7 +165,7 @@ class Fate:
         )
 
 
-_SKILLS = ("echo", "measure", "unlock", "break", "")  # none: words, which are planned
+_SKILLS = ("echo", "measure", "unlock", "break", "switch", "")  # none: words, which are planned
 
 
 # --- faults ---------------------------------------------------------------------------------------

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, List
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Tuple
 
 from pibot.errors import StoreError
 from pibot.fleet import events as ev
 from pibot.fleet.artifacts import Artifacts
+from pibot.fleet.audit import Audit
 from pibot.fleet.desk import Planning, Surroundings
 from pibot.fleet.programs import Programs
 from pibot.fleet.records import FORGOTTEN, REMOVED
@@ -32,6 +33,17 @@ STORE_ID = "5" * 16
 def key_of(name: str) -> str:
     """The key with which a worker or client signs."""
     return f"the key of {name}"
+
+
+class MemoryAudit(Audit):
+    """Entries in memory: what a full disk does to them, their own tests show."""
+
+    def __init__(self, path: Path, local_time: Callable[[], str]) -> None:
+        super().__init__(path, local_time)
+        self.entries: List[Tuple[str, Dict[str, Any]]] = []
+
+    def write(self, what: str, **about: Any) -> None:
+        self.entries.append((what, about))
 
 
 class Master(Party):
@@ -64,7 +76,8 @@ class Master(Party):
             local_time=lambda: "2026-01-01T00:00:00+00:00",
         )
         self.desk = self.world.bugs.new_desk(
-            TOPICS, self.disk, roster, around, Artifacts(NOWHERE), Programs(NOWHERE)
+            *(TOPICS, self.disk, roster, around),
+            *(Artifacts(NOWHERE), Programs(NOWHERE), MemoryAudit(NOWHERE, around.local_time)),
         )
         self._begin()
 

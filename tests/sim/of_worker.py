@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Dict, List, Set, Tuple
 
 from pibot import messages as msg
-from pibot.agent import effects
-from pibot.agent import worker_core as core
+from pibot.agent import effects, repeats
 from pibot.line import Received
 
 if TYPE_CHECKING:
     from sim.witness import Witness
     from sim.worker import Run, Worker
 
-AGAIN_S = core.RESEND_MAX_S * 1.5 + 1.5
+AGAIN_S = repeats.RESEND_MAX_S * 1.5 + 1.5
 
 
 class WorkerWatch:

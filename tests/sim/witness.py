@@ -4,6 +4,7 @@ acknowledged    a goal whose submit was answered is in the journal, then and for
 one result      a task's first terminal record never changes; only its current attempt made it
 stored first    nothing is said that is not on the speaker's disk
 lease           an attempt is taken from a worker only for a reason that the rules know
+approved        what waits for a person goes on once a person has allowed that very attempt to
 once            what a worker has given up never begins there; nothing unsafe runs twice at once
 said again      what waits for an answer is repeated
 progress        when nothing fails any more, everything ends; nothing spins, no timer is missing
@@ -178,6 +179,12 @@ class Witness:
         now = self.world.loop.now
         return run.stopped is not None or now < run.worker.frozen_until + SLACK_S
 
+    def decided(self, run: "Run", decision: msg.Decision) -> None:
+        task, yes = run.assign.task, self.world.person.yes
+        seen = not decision.allow or (task, decision.att) in yes
+        self._must(seen, "approved", task, f"attempt {decision.att} goes on, and nobody allowed it")
+        self._must(not run.decided, "approved", task, "it is decided twice")
+
     # --- clients ----------------------------------------------------------------------------------
 
     def replied(self, request: msg.Message, reply: msg.Reply) -> None:
@@ -234,7 +241,7 @@ class Witness:
             self._must(not worker.core.held, "bounded", key, f"{worker.label} still holds {key}")
             kept = [t for t in worker.disk.held if not worker.drops(t)]
             self._must(not kept, "bounded", "", f"{worker.label} keeps {kept} on its disk")
-            self._must(not worker.core._resends, "bounded", "", f"{worker.label} repeats something")
+            self._must(not worker.core._results, "bounded", "", f"{worker.label} repeats something")
         online = {x.name for x in desk.pool.online()}
         for worker in w.workers:
             self._must(worker.name in online, "progress", "", f"{worker.label} is not in the fleet")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from pibot import messages as msg
 from pibot.agent import effects
+from pibot.agent.approval import Ask
 from pibot.errors import BadMessage, StoreError
 from pibot.line import GuestLine
 from pibot.session import Guest
@@ -24,21 +25,24 @@ if TYPE_CHECKING:
 
 SKILLS = [
     {"name": name, "phrases": [], "params": [], "repeatable": name != "unlock"}
-    for name in ("echo", "measure", "unlock", "break")
+    for name in ("echo", "measure", "unlock", "break", "switch")
 ]
 LEAVE = object()  # in the inbox: SIGTERM has come
 LARGE = "x" * 70_000  # does not fit into one packet
 
 
+ASK = Ask(0, "switch", "{}", "it acts outside")
+
+
 class Run:
-    """One attempt that really runs, on one process."""
+    """One attempt that really runs, on one process. One of `switch` waits for a person first."""
 
     def __init__(self, number: int, worker: "Worker", assign: msg.Assign) -> None:
         self.number, self.worker, self.assign = number, worker, assign
         self.life = worker.lives
         self.began = worker.loop.now
         self.stopped: Optional[float] = None  # when it was interrupted
-        self.over = False
+        self.over = self.decided = False
 
     @property
     def active(self) -> bool:
@@ -131,6 +135,8 @@ class Worker(Party):
     def _taken(self, item: Any, now: float) -> List[effects.Out]:
         if item is LEAVE:
             return [self.core.leave(now)]
+        if isinstance(item, Run):
+            return [self.core.asked(item.assign.task, ASK, now)] if item.active else []
         if isinstance(item, msg.Result):
             self.runs.pop(item.task, None)
             return [self.core.ended(item, now)]
@@ -205,6 +211,8 @@ class Worker(Party):
             if run is not None and run.stopped is None:
                 run.stopped = self.loop.now
                 self.loop.after(self.chance.uniform(0.0, 0.2), self._end, run, "cancelled")
+        elif isinstance(effect, effects.Decide):
+            self._decide(effect.decision)
         elif isinstance(effect, effects.Renew):
             self.note("connects anew")
             self.renew()
@@ -221,7 +229,24 @@ class Worker(Party):
         self.note("begins", f"{assign.task}/{assign.att}")
         self.world.witness.run_begins(run)
         took_s, state = self.world.fate.work(assign.spec, self.chance)
-        self.loop.after(took_s, self._end, run, state)
+        if assign.spec.get("skill") == "switch":
+            self.loop.after(took_s, self._ask, run)
+        else:
+            self.loop.after(took_s, self._end, run, state)
+
+    def _ask(self, run: Run) -> None:
+        if run.active and run.stopped is None:
+            self.note("asks", run.assign.task)
+            self.put(run)
+
+    def _decide(self, decision: msg.Decision) -> None:
+        run = self.runs.get(decision.task)
+        if run is not None and run.active and run.stopped is None:
+            self.note("is allowed" if decision.allow else "is denied", decision.task)
+            self.world.witness.decided(run, decision)
+            run.decided = True
+            state = "succeeded" if decision.allow else "failed"
+            self.loop.after(self.chance.uniform(0.0, 3.0), self._end, run, state)
 
     def _end(self, run: Run, state: str) -> None:
         if not run.active:

@@ -14,6 +14,7 @@ from sim.clock import Loop, chance_of
 from sim.fate import FAULTS_S, Fate
 from sim.master import Master
 from sim.network import Broker
+from sim.person import Person
 from sim.timeline import Timeline
 from sim.witness import Violation, Witness
 from sim.worker import Worker
@@ -51,6 +52,7 @@ class World:
             for i in range(self.fate.workers)
         ]
         self.clients = [Client(self, "c1"), Client(self, "c2")]
+        self.person = Person(self)
         self.strangers: List[Worker] = []
         self.twins: List[Tuple[Worker, Worker]] = []
         if self.fate.strangers:
@@ -77,6 +79,7 @@ class World:
             party.start()
         self.fate.unfold(self)
         self.loop.after(LOOK_S, self._look)
+        self.loop.after(LOOK_S, self.person.look)
         self.loop.run_until(FAULTS_S)
         self._calm()
         end, quiet = self.loop.now + BOUND_S, 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from pibot.errors import UsageError
 from pibot.topics import ID
 
@@ -12,6 +14,20 @@ def an_id(text: str) -> str:
     """The id of a goal or a task; raise UsageError when it cannot be one."""
     if not ID.fullmatch(text):
         raise UsageError(f"{text[:60]!r} is no id of a goal or a task: see `pibot.pyz tasks`")
+    return text
+
+
+def of_a_call(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that names a call which waits for a person."""
+    told = "of a goal or a task; of a call, such as g0123456789ab-1:3, when several wait"
+    parser.add_argument("id", metavar="ID", help=told)
+
+
+def a_call(text: str) -> str:
+    """What names a call that waits; raise UsageError when it cannot."""
+    task, colon, step = text.partition(":")
+    if not ID.fullmatch(task) or (colon and not (step.isdecimal() and step.isascii())):
+        raise UsageError(f"{text[:60]!r} names no call that waits: see `pibot.pyz tasks`")
     return text
 
 

@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple
 
 from pibot import messages as msg
 from pibot.cli import present
+from pibot.cli.asking import Asking
 from pibot.cli.parser import Interrupted
 from pibot.cli.progress import Progress, progress
 from pibot.errors import EXIT_FAILED, EXIT_OK, EXIT_TIMED_OUT
@@ -30,7 +31,7 @@ def wait(fleet: Fleet, submit: msg.Submit, quiet: bool = False) -> Outcome:
     """
     with progress(quiet) as shown:
         try:
-            return _outcome(fleet.finish(submit, shown.on_event), shown)
+            return _outcome(fleet.finish(submit, Asking(fleet, shown, quiet).on_event), shown)
         except KeyboardInterrupt:
             raise Interrupted(goes_on(submit.goal_id)) from None
 
@@ -39,7 +40,7 @@ def follow(fleet: Fleet, goal_id: str, quiet: bool = False) -> Outcome:
     """Wait for a goal that was submitted before; otherwise as `wait`."""
     with progress(quiet) as shown:
         try:
-            return _outcome(fleet.follow(goal_id, shown.on_event), shown)
+            return _outcome(fleet.follow(goal_id, Asking(fleet, shown, quiet).on_event), shown)
         except KeyboardInterrupt:
             raise Interrupted(goes_on(goal_id)) from None
 

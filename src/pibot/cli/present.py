@@ -26,6 +26,7 @@ _STYLES = {
     "idle": "green",
     "running": "cyan",
     "busy": "cyan",
+    "waiting": "yellow",
     "failed": "red",
     "timed_out": "red",
     "offline": "red",
@@ -34,7 +35,10 @@ _STYLES = {
     "draining": "yellow",
 }
 # What JSON leaves as it is, and a terminal may obey.
-_RAW = re.compile("[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_RAW = re.compile(
+    "[\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
 GAP = "  "
 LEAST = 12  # cells that the last column keeps on a narrow terminal
 
@@ -63,7 +67,12 @@ def note(text: str) -> None:
 
 def say_json(document: Any) -> None:
     text = json.dumps(document, ensure_ascii=False, indent=2)
-    say(_RAW.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    say(_RAW.sub(_escaped, text))
+
+
+def _escaped(found: "re.Match[str]") -> str:
+    units = found[0].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
 def paint(text: str, style: Optional[str]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 from pibot import parts
 from pibot.cli import present
@@ -12,7 +13,7 @@ from pibot.errors import StoreError
 from pibot.fleet.records import TERMINAL
 
 _CHARS = 200
-_SYMBOLS = {"succeeded": "✓", "failed": "✗", "timed_out": "✗", "cancelled": "-"}
+_SYMBOLS = {"waiting": "?", "succeeded": "✓", "failed": "✗", "timed_out": "✗", "cancelled": "-"}
 
 
 @dataclass
@@ -43,6 +44,11 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         pass
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """While somebody is asked something, nothing else is written."""
+        yield
+
     def on_event(self, kind: str, data: Mapping[str, Any]) -> None:
         if kind == "submitted":
             self.goal_id = str(data["goal_id"])
@@ -53,6 +59,8 @@ class Progress:
             return
         elif kind == "step":
             self._step(data)
+            return
+        elif kind == "asked":
             return
         elif kind == "done":
             self.error = str(data.get("error") or "")
@@ -140,6 +148,14 @@ class Live(Progress):
 
     def __exit__(self, *_: object) -> None:
         self._picture.stop()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        self._picture.stop()
+        try:
+            yield
+        finally:
+            self._picture.start()
 
     def _render(self) -> Any:
         from rich.table import Table

@@ -7,10 +7,10 @@ import os
 import signal
 from typing import Any, List
 
+from pibot import memory
 from pibot.cli.parser import Parser, as_options, settings
 from pibot.config import Settings
 from pibot.errors import EXIT_OK, UsageError
-from pibot.memory import give_back
 from pibot.notify import Notify
 
 EXAMPLE = "pibot.pyz --role worker --worker-id worker-1 --port 5000"
@@ -21,7 +21,8 @@ def main(args: List[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _not_begun)
     options = _parse(args)
-    give_back()
+    memory.give_back()
+    memory.close()
     systemd = Notify.taken(os.environ)
     flags = {"WORKER_ID": options.worker_id, "PIBOT_HEALTH_PORT": options.port}
     service = _service(settings(options, options.role, flags), systemd)

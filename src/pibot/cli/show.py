@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List
 
-from pibot.cli import present
+from pibot.cli import asking, present
 from pibot.cli.checks import an_id
 from pibot.cli.parser import Interrupted, settings, with_json
 from pibot.cli.present import indented, line, mark, paint
@@ -109,6 +109,8 @@ def picture(shown: Dict[str, Any]) -> List[str]:
         lines += ["answer", indented(document["answer"])]
     if document["tasks"]:
         lines += ["tasks", *(_task(task) for task in document["tasks"])]
+    if shown.get("asks"):
+        lines += ["waits for approval", *(t for ask in shown["asks"] for t in _ask(ask))]
     if shown["artifacts"]:
         lines += ["files", *(f"  {present.file(one)}" for one in shown["artifacts"])]
         lines += [paint(f"  pibot.pyz show {document['goal_id']} --save DIR", "dim")]
@@ -121,6 +123,11 @@ def _task(task: Dict[str, Any]) -> str:
     who = f"on {task['worker_id']}" if task["worker_id"] else ""
     why = f": {line(task['error'])}" if task["error"] else ""
     return f"  {line(task['task_id'])} {present.state(task['state'])}{who and ' ' + line(who)}{why}"
+
+
+def _ask(ask: Dict[str, Any]) -> List[str]:
+    name = line(ask["id"])
+    return [f"  {asking.words(ask)}", f"    `pibot.pyz approve {name}` or `pibot.pyz deny {name}`"]
 
 
 def _attempt(attempt: Dict[str, Any]) -> List[str]:

@@ -68,6 +68,11 @@ def picture(document: Dict[str, Any]) -> str:
     if not rows:
         return f"{line(head)}\n{NEXT}"
     alarms = [f"! {line(row['alarm'], 300)}" for row in [document, *rows] if row.get("alarm")]
+    alarms += [
+        present.paint(f"? {line(name)} waits for approval: see `pibot.pyz show {task}`", "yellow")
+        for name in document.get("waiting") or []
+        for task in [line(name.partition(":")[0])]
+    ]
     table = present.table(HEADER, [_row(row) for row in rows])
     return "\n".join([line(head), table, *(present.paint(a, "yellow") for a in alarms)])
 

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 from collections import OrderedDict
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Union
 
 from pibot import messages as msg
 from pibot.errors import DamagedStore, PibotError, Refused, UsageError
-from pibot.fleet import document, routing, status
+from pibot.fleet import approvals, document, routing, status
 from pibot.fleet import events as ev
 from pibot.fleet.artifacts import Artifacts
+from pibot.fleet.audit import Audit
 from pibot.fleet.board import MAX_OPEN_TASKS, crowded
+from pibot.fleet.decisions import Decisions
 from pibot.fleet.gateway import Gateway, Request, Step
 from pibot.fleet.journal import Journal
 from pibot.fleet.manage import Manager
-from pibot.fleet.records import Fact, Goal, Task
+from pibot.fleet.records import WAITING, Fact, Goal, Task, changed
 from pibot.fleet.recovery import Lost, Recovery
 from pibot.fleet.scheduler import Scheduler
 from pibot.fleet.updates import Updates
 from pibot.session import Channel
+from pibot.topics import WORKER
 from pibot.transfer import WHOLE_BYTES, Peer
 from pibot.wire import Packet
 
@@ -33,7 +37,9 @@ MAX_FOLLOWED = 20_000
 MAX_FOLLOWERS = 100  # of one goal
 MAX_SHARED = 1_000  # tasks whose files are remembered while they are downloaded
 LISTED = 50
-LISTS = ("workers", "roster", "clients", "updates", "skills", "tasks")
+LISTED_ASKS = 200
+CHAT_TURNS = 10
+LISTS = ("workers", "roster", "clients", "updates", "skills", "tasks", "waiting", "audit")
 NEWS_S = 0.05
 
 
@@ -57,9 +63,11 @@ class Clients:
         artifacts: Artifacts,
         recovery: Recovery,
         updates: Updates,
+        audit: Audit,
     ) -> None:
         self._scheduler, self._journal, self._gateway = scheduler, journal, gateway
-        self._manager, self._updates = manager, updates
+        self._manager, self._updates, self._audit = manager, updates, audit
+        self._decisions = Decisions(self._task, audit)
         self._fleet, self._epoch, self._local_time = fleet, epoch, local_time
         self._artifacts, self._recovery = artifacts, recovery
         self._shared: "OrderedDict[str, List[Dict[str, Any]]]" = OrderedDict()
@@ -100,14 +108,29 @@ class Clients:
         if isinstance(message, msg.Upload):
             return None, self._updates.upload(message)
         if isinstance(message, msg.Update):
-            return None, self._updates.update(message)
+            data = self._updates.update(message)
+            self._note("update", message.worker, request, sha256=message.sha256)
+            return None, data
+        if isinstance(message, msg.Push):
+            data = self._updates.push(message)
+            what = "push" if message.form else "push back"
+            self._note(what, message.worker, request, skill=message.name, version=message.version)
+            return None, data
         if isinstance(message, msg.Cancel):
             return self._cancel(message.task)
         if isinstance(message, msg.Retry):
             return self._retry(message.key)
+        if isinstance(message, msg.Approve):
+            return self._decisions.decide(message, request.channel.peer)
         if isinstance(message, msg.Manage):
-            return self._manager.decide(message, request.channel.peer)
+            decided = self._manager.decide(message, request.channel.peer)
+            kind = "workers" if message.kind == WORKER else "clients"
+            self._note(f"{kind} {message.action}", message.worker, request)
+            return decided
         raise UsageError(f"the master does not know the request {message.t!r}")
+
+    def _note(self, what: str, name: str, request: Request, **about: str) -> None:
+        self._audit.note(what, by=request.channel.peer, name=name, **about)
 
     def _submit(
         self, channel: Channel, m: msg.Submit
@@ -158,7 +181,13 @@ class Clients:
         weight = size * self._copies(goal)
         if weight > LARGE_BYTES:
             self._check_memory(goal.id, weight)
-        return Goal(**{**goal.__dict__, "created": self._local_time()})
+        return changed(goal, created=self._local_time(), tainted=self._follows_tainted(goal))
+
+    def _follows_tainted(self, goal: Goal) -> bool:
+        """Whether text from outside has a part in what was said in its chat before."""
+        return bool(goal.chat) and any(
+            earlier.tainted for earlier in self._journal.chat(goal.chat, CHAT_TURNS)
+        )
 
     def _check_room(self, wanted: int) -> None:
         """A goal that has no tasks yet will have one at least."""
@@ -194,8 +223,14 @@ class Clients:
         goal = self._need(goal_id)
         if not goal.ended:
             self._add_follower(goal.id, channel)
-            return {"goal_id": goal.id, "state": goal.state}
+            return {"goal_id": goal.id, "state": goal.state, **self._asks(goal)}
         return {"goal_id": goal.id, "state": goal.state, **self._outcome(goal)}
+
+    def _asks(self, goal: Goal) -> Dict[str, Any]:
+        """What a goal waits for, if it does."""
+        if goal.state != WAITING:
+            return {}
+        return {"asks": approvals.rows(self._scheduler.board.of(goal.id))}
 
     def _add_follower(self, goal_id: str, channel: Channel) -> None:
         followers = self._followers.setdefault(goal_id, {})
@@ -208,7 +243,9 @@ class Clients:
     def _list(self, what: str, now: float) -> Dict[str, Any]:
         pool = self._scheduler.pool
         if what == "workers":
-            return status.fleet_document(self._fleet, self._epoch, pool, now)
+            waiting = [one["id"] for one in self._waiting()]
+            document_ = status.fleet_document(self._fleet, self._epoch, pool, now)
+            return {**document_, "waiting": waiting} if waiting else document_
         if what == "roster":
             return self._manager.document(self._fleet, now)
         if what == "clients":
@@ -219,7 +256,23 @@ class Clients:
             return self._updates.document()
         if what == "tasks":
             return {"goals": [self._listed(goal) for goal in self._journal.recent(LISTED)]}
+        if what == "waiting":
+            return {"asks": self._waiting()}
+        if what == "audit":
+            return self._audit.document()
         raise UsageError(f"there is no list of {what[:40]!r}: use {', '.join(LISTS)}")
+
+    def _waiting(self) -> List[Dict[str, Any]]:
+        """The calls that wait for a person, those of the oldest tasks first."""
+        tasks = self._scheduler.board.tasks.values()
+        found = (one for t in tasks if t.state == WAITING for one in approvals.rows([t]))
+        return list(itertools.islice(found, LISTED_ASKS))
+
+    def _task(self, task_id: str) -> Optional[Task]:
+        """A task of a goal that goes on, or of one that is over."""
+        goal = self.goal(task_id)
+        found = self._scheduler.board.of(goal.id) or self._tasks(goal) if goal else []
+        return next((t for t in found if t.id == task_id), None)
 
     def _listed(self, goal: Goal) -> Dict[str, Any]:
         tasks = [
@@ -241,7 +294,7 @@ class Clients:
         goal = self._need(key)
         attempts = [vars(a) for t in self._journal.tasks(goal.id) for a in self._attempts(t)]
         about = {"goal": goal.text or goal.skill, "created": goal.created, "attempts": attempts}
-        return {**about, **self._outcome(goal)}
+        return {**about, **self._outcome(goal), **self._asks(goal)}
 
     def _attempts(self, task: Task) -> List[Any]:
         return self._journal.attempts(task.id)
@@ -341,6 +394,9 @@ class Clients:
                 "what": fact.skill or fact.text[:200],
             }
             self._news.setdefault(fact.goal, {})[fact.id] = msg.Event(fact.goal, "task", data)
+        if isinstance(fact, Task) and fact.goal in self._followers and fact.asks:
+            asks = {"asks": approvals.rows(self._scheduler.board.of(fact.goal))}
+            self._news.setdefault(fact.goal, {})["asked"] = msg.Event(fact.goal, "asked", asks)
         return []
 
     def news(self, now: float) -> List[Packet]:

@@ -19,7 +19,8 @@ from pibot.errors import BadMessage, PibotError, StoreError
 from pibot.fleet import asks, document, recovery, status, views
 from pibot.fleet import events as ev
 from pibot.fleet.artifacts import Artifacts
-from pibot.fleet.clients import Answer, Clients
+from pibot.fleet.audit import Audit
+from pibot.fleet.clients import CHAT_TURNS, Answer, Clients
 from pibot.fleet.fetching import Fetching
 from pibot.fleet.gateway import Gateway, Pulled, Request, Sliced, Step
 from pibot.fleet.journal import Journal
@@ -36,7 +37,6 @@ from pibot.wire import Packet
 log = logging.getLogger("pibot.master")
 
 LAZY_S = 0.25
-CHAT_TURNS = 10
 OLD_VIEWS = 2_000
 
 
@@ -69,6 +69,7 @@ class Turn:
     orders: List[Answer] = field(default_factory=list)  # answers that rely on the roster, too
     kept: List[Answer] = field(default_factory=list)  # promises that the journal has
     asked: List[Goal] = field(default_factory=list)
+    audits: List[ev.Audited] = field(default_factory=list)
     packets: List[Packet] = field(default_factory=list)
 
     def add(self, out: ev.Out) -> None:
@@ -76,6 +77,7 @@ class Turn:
         self.sends += out.sends
         self.jobs += out.jobs
         self.notes += out.notes
+        self.audits += out.audits
 
 
 class Planning(NamedTuple):
@@ -103,7 +105,9 @@ class Desk:
         around: Surroundings,
         artifacts: Artifacts,
         programs: Programs,
+        audit: Audit,
     ) -> None:
+        self.audit = audit
         self._topics, self._journal, self._roster, self._around = topics, journal, roster, around
         self._artifacts, self._programs = artifacts, programs
         self._asks = asks.Asks()
@@ -146,6 +150,7 @@ class Desk:
             self._artifacts,
             self._recovery,
             self._updates,
+            self.audit,
         )
         self._views = views.Views(self._topics, a.fleet, a.epoch)
         self._views.ended_before(self._journal.lately_ended(OLD_VIEWS), now)
@@ -254,9 +259,11 @@ class Desk:
         That a task runs changes nothing that a restart needs: such facts may wait a bit. The
         roster comes after the journal, so that `begin` can tell what a crash has cut short.
         """
+        for entry in self._turn.audits:
+            self.audit.note(entry.what, by=entry.by, **entry.about)
         facts = self._turn.facts
         self._unstored += facts
-        urgent = any(not isinstance(f, Task) or f.state != "running" for f in facts)
+        urgent = any(not isinstance(f, Task) or f.state != "running" or f.asks for f in facts)
         if urgent or (self._unstored and now >= self._store_by):
             self._journal.commit(self._unstored)
             self._unstored = []
@@ -327,7 +334,8 @@ class Desk:
         if not goal.chat:
             return []
         turns = self._journal.chat(goal.chat, CHAT_TURNS)
-        return [(g.text, g.answer or f"({g.state})") for g in turns if g.text]
+        known = [g for g in turns if g.text and (goal.tainted or not g.tainted)]
+        return [(g.text, g.answer or f"({g.state})") for g in known]
 
 
 def _newest(facts: List[Fact]) -> List[Fact]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, FrozenSet, List, Optional, Tuple, Union
 
 from pibot.fleet.records import Fact, Goal, Task
-from pibot.messages import Heartbeat, Hello, Inventory, Message, Result
+from pibot.messages import Approval, Approve, Heartbeat, Hello, Inventory, Message, Result
 
 # --- events -----------------------------------------------------------------------------------
 
@@ -118,6 +118,22 @@ class AttemptDeclined:
 
 
 @dataclass(frozen=True)
+class ApprovalAsked:
+    """A call of an attempt waits for a person."""
+
+    worker: str
+    approval: Approval
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A person, the client `by`, has decided about a call."""
+
+    wanted: Approve
+    by: str
+
+
+@dataclass(frozen=True)
 class AttemptEnded:
     worker: str
     result: Result
@@ -161,6 +177,8 @@ FleetEvent = Union[
     AssignMoves,
     AttemptAccepted,
     AttemptDeclined,
+    ApprovalAsked,
+    Decided,
     AttemptEnded,
     FilesMove,
     Found,
@@ -201,6 +219,15 @@ class Note:
     text: str
 
 
+@dataclass(frozen=True)
+class Audited:
+    """Something for the audit log; `by` is a client's name, empty if nobody did it."""
+
+    what: str
+    by: str
+    about: Dict[str, Any]
+
+
 Job = Union[PlanJob, AnswerJob]
 
 
@@ -210,3 +237,4 @@ class Out:
     sends: List[Send] = field(default_factory=list)
     jobs: List[Job] = field(default_factory=list)
     notes: List[Note] = field(default_factory=list)
+    audits: List[Audited] = field(default_factory=list)

@@ -260,6 +260,8 @@ class Gateway:
             return ev.AttemptEnded(name, message)
         if isinstance(message, msg.Accepted):
             return ev.AttemptAccepted(name, message.task, message.att)
+        if isinstance(message, msg.Approval):
+            return ev.ApprovalAsked(name, message)
         if isinstance(message, msg.Declined):
             return ev.AttemptDeclined(name, message.task, message.att, message.reason)
         if isinstance(message, msg.Bye):

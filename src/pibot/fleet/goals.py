@@ -9,14 +9,15 @@ found at a worker  → awaited; answered after a while, when all of it was named
 
 from __future__ import annotations
 
-import heapq
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from pibot.fleet import document, routing
+from pibot.fleet.approvals import refused
 from pibot.fleet.board import Board, crowded
+from pibot.fleet.clocks import Clocks
 from pibot.fleet.events import Answered, AnswerJob, Found, Note, PlanJob, Planned
 from pibot.fleet.pool import Pool
-from pibot.fleet.records import RECOVERED, TASK_TIMEOUT_S, Goal, Task, add_usage, changed
+from pibot.fleet.records import RECOVERED, TASK_TIMEOUT_S, WAITING, Goal, Task, add_usage, changed
 
 MAX_REVISIONS = 3
 PLAN_TRIES = 2  # attempts of a planned task before the plan is revised
@@ -41,8 +42,7 @@ class Goals:
     ) -> None:
         self._board, self._pool, self._emit, self._model = board, pool, emit, model
         self._stop_tasks = stop_tasks
-        self._started: Dict[str, float] = {}
-        self._deadlines: List[Tuple[float, str, float]] = []  # when, goal, when it had started
+        self._clocks = Clocks()
         self._composing: Set[str] = set()
         self._recovers = recovers
         self._gathering: Dict[str, float] = {}  # goals of which workers may yet name tasks
@@ -53,12 +53,8 @@ class Goals:
         """A new goal; one that is here already is left alone."""
         if goal.id in self._board.goals:
             return
-        self._start_clock(goal, now)
+        self._clocks.start(goal.id, goal.timeout_s, now)
         self._route(goal, now)
-
-    def _start_clock(self, goal: Goal, now: float) -> None:
-        self._started[goal.id] = now
-        heapq.heappush(self._deadlines, (now + goal.timeout_s, goal.id, now))
 
     def _route(self, goal: Goal, now: float) -> None:
         route = routing.route(goal, self._pool, self._model)
@@ -82,7 +78,9 @@ class Goals:
         for goal in list(self._board.goals.values()):
             if goal.ended:
                 continue
-            self._start_clock(goal, now)
+            self._clocks.start(goal.id, goal.timeout_s, now)
+            if goal.state == WAITING:
+                self._clocks.stop(goal.id, now)
             if goal.state == "planning":
                 self._emit(PlanJob(goal, self._history(goal)))
             elif goal.route == "answer":
@@ -159,6 +157,19 @@ class Goals:
         task = self._board.tasks.get(task_id)
         return task is not None and task.state == "succeeded"
 
+    def task_changed(self, task: Task, now: float) -> None:
+        """A goal waits for a person while one of its tasks does; that time is not its own."""
+        goal = self._board.goals.get(task.goal)
+        if goal is None or goal.ended or WAITING not in (task.state, goal.state):
+            return
+        waits = any(t.state == WAITING for t in self._board.of(goal.id))
+        if waits and goal.state == "running":
+            self._clocks.stop(goal.id, now)
+            self._set(goal, state=WAITING)
+        elif not waits and goal.state == WAITING:
+            self._clocks.go_on(goal.id, now)
+            self._set(goal, state="running")
+
     # --- going on -----------------------------------------------------------------------------
 
     def task_ended(self, task: Task, now: float) -> None:
@@ -193,6 +204,7 @@ class Goals:
             goal.route == "plan"
             and goal.revision - goal.retried_at < MAX_REVISIONS
             and not _stopped(tasks)
+            and not any(refused(t) for t in tasks)
         ):
             self._revise(goal, tasks)
         else:
@@ -210,7 +222,8 @@ class Goals:
         for task in tasks:
             if task.state != "succeeded":
                 self._emit(changed(task, needed=False))
-        goal = self._set(goal, state="planning", revision=goal.revision + 1)
+        tainted = self._has_taint(goal)  # what was found has a part in the new plan
+        goal = self._set(goal, state="planning", revision=goal.revision + 1, tainted=tainted)
         self._emit(Note(goal.id, "a task failed for good: the plan is being revised"))
         self._emit(PlanJob(goal, history))
 
@@ -253,26 +266,25 @@ class Goals:
     ) -> None:
         self._composing.discard(goal.id)
         self._gathering.pop(goal.id, None)
-        seconds = round(now - self._started.pop(goal.id, now), 3)
+        seconds = round(self._clocks.end(goal.id, now), 3)
         if state != "succeeded" and error is None:
             failed = [t.error for t in self._board.of(goal.id) if t.needed and t.error]
             error = failed[0] if failed else state
         if state == "failed" and answer is None:
             answer = f"Not done: {error}"  # a program that asked has nothing else to read
-        self._set(goal, state=state, answer=answer, error=error, seconds=seconds)
+        tainted = self._has_taint(goal)
+        self._set(goal, state=state, answer=answer, error=error, seconds=seconds, tainted=tainted)
 
     def next_deadline(self) -> Optional[float]:
-        while self._deadlines and self._started.get(self._deadlines[0][1]) != self._deadlines[0][2]:
-            heapq.heappop(self._deadlines)  # it ended before, and may have been begun again
-        times = [self._deadlines[0][0]] if self._deadlines else []
+        at = self._clocks.wake_at()
+        times = [] if at is None else [at]
         return min((*times, *self._gathering.values()), default=None)
 
     def deadlines(self, now: float) -> None:
         for goal_id in [g for g, at in self._gathering.items() if now >= at]:
             del self._gathering[goal_id]
             self._gathered(self._board.goals[goal_id], now)
-        while (at := self.next_deadline()) is not None and now >= at:
-            goal_id = heapq.heappop(self._deadlines)[1]
+        for goal_id in self._clocks.over(now):
             goal = self._board.goals[goal_id]
             if goal_id in self._composing:  # the work is done, only the model's words are late
                 needed = [t for t in self._board.of(goal_id) if t.needed]
@@ -302,7 +314,7 @@ class Goals:
         again = goal.revision + 1
         goal = changed(goal, state="running", answer=None, error=None, seconds=0.0)
         goal = changed(goal, revision=again, retried_at=again)
-        self._start_clock(goal, now)
+        self._clocks.start(goal.id, goal.timeout_s, now)
         if not tasks:
             self._route(changed(goal, state="planning"), now)
             return
@@ -328,10 +340,10 @@ class Goals:
         goal = self._board.goals.get(goal_id)
         if goal is None:
             goal = Goal(goal_id, text=RECOVERED, timeout_s=FOUND_TIMEOUT_S, created=event.created)
-            self._start_clock(goal, now)
+            self._clocks.start(goal.id, goal.timeout_s, now)
             self._gathering[goal.id] = now + GATHER_S
             self._set(goal, state="running", route="recovered")
-        elif goal.state != "running" or self._was_begun_again(goal):
+        elif goal.state not in ("running", WAITING) or self._was_begun_again(goal):
             return None
         task = Task(
             id=event.task,
@@ -369,8 +381,9 @@ class Goals:
 
     def spec(self, task: Task) -> Dict[str, Any]:
         """What the worker is told to do."""
+        tainted = {"tainted": True} if self.is_tainted(task) else {}
         if task.skill:
-            return {"skill": task.skill, "args": task.args}
+            return {"skill": task.skill, "args": task.args, **tainted}
         goal = self._board.goals.get(task.goal)
         needed = [self._board.tasks[n] for n in task.needs if n in self._board.tasks]
         return {
@@ -378,7 +391,19 @@ class Goals:
             "context": document.context(goal.text if goal else "", needed, CONTEXT_CHARS),
             "skills": list(task.skills),
             "acceptance": task.acceptance,
+            **tainted,
         }
+
+    def is_tainted(self, task: Task) -> bool:
+        """Whether text from outside has a part in what the task is about."""
+        goal = self._board.goals.get(task.goal)
+        if task.tainted or (goal is not None and (goal.asked or goal.tainted)):
+            return True
+        needed = (self._board.tasks.get(n) for n in task.needs)
+        return any(other is not None and other.tainted for other in needed)
+
+    def _has_taint(self, goal: Goal) -> bool:
+        return goal.asked or goal.tainted or any(t.tainted for t in self._board.of(goal.id))
 
     def _open(self, goal_id: str) -> Optional[Goal]:
         goal = self._board.goals.get(goal_id)
@@ -454,6 +479,7 @@ def _again(task: Task) -> Task:
         failed_on=(),
         losses=0,
         cancel=False,
+        asks=[],
         result=None,
         error=None,
         usage={},

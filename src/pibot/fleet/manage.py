@@ -22,7 +22,7 @@ from pibot.identities import Identity, check
 from pibot.signing import reveal
 from pibot.topics import CLIENT, VIEWER, WORKER
 
-_NOT_FOR_WORKERS = ("tasks", "clients")
+_NOT_FOR_WORKERS = ("tasks", "clients", "waiting", "audit")
 Decided = Tuple[Optional[StandingWanted], Dict[str, Any]]
 
 

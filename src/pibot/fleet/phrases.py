@@ -41,7 +41,7 @@ _KINDS = {
         r"[^\s\"'“”]*[^\s\"'“”.,;:!?，。；：！？、]|(?:\.{1,2}/)*\.{1,2}"
         r"|\"[^\"]+\"|'[^']+'|“[^”]+”"
     ),
-    "word": re.compile(r"\S+"),
+    "word": re.compile(r"\S*[^\s.,;:!?，。；：！？、]"),
     "text": re.compile(r".+", re.DOTALL),
 }
 _MOST_VARIANTS = 512  # of one template

@@ -14,6 +14,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from pibot.agent.model import Model, Reply, Usage
 from pibot.errors import ModelError, PibotError
 from pibot.fleet.events import Answered, AnswerJob, PlanJob, Planned
+from pibot.secrets import Redactor
 
 PLAN_TRIES = 3  # the first answer, and two corrections
 MAX_TASKS = 50
@@ -78,10 +79,13 @@ as a result."""
 
 
 class Planner:
-    """Plans and answers with one model. `fleet` arguments are documents of `fleet_view`."""
+    """Plans and answers with one model. `fleet` arguments are documents of `fleet_view`.
 
-    def __init__(self, model: Model, soul: str) -> None:
-        self._model, self._soul = model, soul
+    `redactor` takes secrets out of what the model is told and out of what it says.
+    """
+
+    def __init__(self, model: Model, soul: str, redactor: Redactor) -> None:
+        self._model, self._soul, self._redactor = model, soul, redactor
         self._schemas = True  # until the endpoint says that it knows none
 
     def plan(
@@ -97,9 +101,9 @@ class Planner:
         usage = Usage()
         try:
             for _ in range(PLAN_TRIES):
-                reply = self._ask_for_plan(messages, deadline, cancelled)
+                reply = self._ask_for_plan(self._redactor.data(messages), deadline, cancelled)
                 usage = usage + reply.usage
-                plan, errors = read_plan(reply.text, fleet, _done(job))
+                plan, errors = read_plan(self._redactor.text(reply.text), fleet, _done(job))
                 if plan is not None and not errors:
                     return _planned(job, plan, usage)
                 messages += [
@@ -107,7 +111,8 @@ class Planner:
                     {"role": "user", "content": _correction(errors)},
                 ]
         except PibotError as error:
-            return Planned(job.goal.id, job.goal.revision, error=str(error), usage=usage.to_json())
+            why = self._redactor.text(str(error))
+            return Planned(job.goal.id, job.goal.revision, error=why, usage=usage.to_json())
         why = f"the model gave no valid plan in {PLAN_TRIES} tries: {errors[0]}"
         return Planned(job.goal.id, job.goal.revision, error=why, usage=usage.to_json())
 
@@ -126,12 +131,13 @@ class Planner:
         else:
             messages = self._opening("", chat, job.goal.text)
         try:
-            reply = self._model.chat(messages, deadline=deadline, cancelled=cancelled)
+            told = self._redactor.data(messages)
+            reply = self._model.chat(told, deadline=deadline, cancelled=cancelled)
         except PibotError as error:
-            return Answered(job.goal.id, job.goal.revision, None, str(error))
-        return Answered(
-            job.goal.id, job.goal.revision, reply.text.strip() or None, usage=reply.usage.to_json()
-        )
+            why = self._redactor.text(str(error))
+            return Answered(job.goal.id, job.goal.revision, None, why)
+        said = self._redactor.text(reply.text.strip()) or None
+        return Answered(job.goal.id, job.goal.revision, said, usage=reply.usage.to_json())
 
     def _opening(
         self, instructions: str, chat: Sequence[Tuple[str, str]], asked: str

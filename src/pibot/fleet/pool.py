@@ -98,7 +98,12 @@ def _skill(said: Any) -> Optional[Dict[str, Any]]:
         "phrases": _strings(said.get("phrases")),
         "repeatable": said.get("repeatable") is not False,
         "sensitive": said.get("sensitive") is True,
+        **{key: value[:MAX_TEXT] for key, value in said.items() if _is_more(key, value)},
     }
+
+
+def _is_more(key: Any, value: Any) -> bool:
+    return key in ("group", "note") and isinstance(value, str) and bool(value)
 
 
 class Pool:

@@ -3,7 +3,8 @@
     goal   planning → running → succeeded | failed | cancelled | timed_out
     task   blocked → queued → assigned → running → succeeded | failed | cancelled | timed_out
 
-A loss of the worker takes a task back from `assigned` or `running` to `queued`.
+Both are `waiting`, and then `running` again, while a call of a task waits for a person's approval.
+A loss of the worker takes a task back from `assigned`, `running` or `waiting` to `queued`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from typing import (
 )
 
 TERMINAL: FrozenSet[str] = frozenset({"succeeded", "failed", "cancelled", "timed_out"})
-HELD: FrozenSet[str] = frozenset({"assigned", "running"})
-STATES: FrozenSet[str] = TERMINAL | HELD | {"planning", "blocked", "queued", "waiting"}
+WAITING = "waiting"  # for a person's approval
+HELD: FrozenSet[str] = frozenset({"assigned", "running", WAITING})
+STATES: FrozenSet[str] = TERMINAL | HELD | {"planning", "blocked", "queued"}
 
 DRAINING = "draining"  # gets no new tasks
 FORGOTTEN = "forgotten"  # nothing is known of it, and it may come (again)
@@ -61,6 +63,7 @@ class Goal:
     chat: str = ""
     ask_id: Optional[str] = None
     asked: bool = False  # came over the `ask` topic: its answer goes to `answer/…`
+    tainted: bool = False  # text from outside may have had a part in its words or its answer
     state: str = "planning"
     route: str = ""
     revision: int = 0  # of the plan: counts revisions and retries, fences late model calls
@@ -106,6 +109,8 @@ class Task:
     error: Optional[str] = None
     usage: Dict[str, int] = field(default_factory=dict)
     artifacts: List[Dict[str, Any]] = field(default_factory=list)  # [{path, size, sha256, error}]
+    asks: List[Dict[str, Any]] = field(default_factory=list)  # of its last attempt: approvals.py
+    tainted: bool = False  # text from outside may have had a part in its result
 
     @property
     def ended(self) -> bool:

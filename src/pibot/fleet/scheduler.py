@@ -12,6 +12,7 @@ reads no clock, socket, thread or random source; times are seconds on the master
     a new session's inventory →  what it does not hold is released at once
     silence for a lease       →  the worker is offline, its tasks go to others (or wait, or fail)
     unsafe to repeat          →  given away when its worker says so, or after a full lease's silence
+    a call waits for a person →  the task is waiting, and its time stands still (approvals.py)
     failed, tries left        →  queued again, elsewhere if there is somebody else
     cancel                    →  repeated until the attempt is over
     a worker is removed       →  lost at once; what only it may do has failed
@@ -22,10 +23,10 @@ Goals (routing, plans, answers) live beside this, in `goals.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional
 
 from pibot.fleet import events as ev
+from pibot.fleet.approvals import Approvals, Watch, pending, refused
 from pibot.fleet.board import Board
 from pibot.fleet.goals import Goals
 from pibot.fleet.pool import Pool, Worker, was_removed
@@ -35,6 +36,7 @@ from pibot.fleet.records import (
     HELD,
     REMOVED,
     TERMINAL,
+    WAITING,
     Attempt,
     Fact,
     Known,
@@ -43,7 +45,7 @@ from pibot.fleet.records import (
     add_usage,
     changed,
 )
-from pibot.messages import LEASE_S, Assign, Cancel, HbAck, Message, Refusal, ResultAck
+from pibot.messages import LEASE_S, Assign, Cancel, HbAck, Message, Refusal, Result, ResultAck
 
 RESEND_S = 1.0
 RESEND_MAX_S = 8.0
@@ -52,16 +54,6 @@ FILES_S = 90.0  # without news of an attempt's files: whoever fetches them has g
 MAX_ERROR_CHARS = 4_000  # the whole story is in the result
 MAX_NAMED = 200  # attempts that one heartbeat may name
 MAX_LOSSES = 5  # a task that keeps losing its workers may be what kills them
-
-
-@dataclass
-class Watch:
-    """Soft state of one attempt that a worker holds."""
-
-    lease_until: float
-    deadline: float
-    resend_at: float
-    pause_s: float = RESEND_S
 
 
 class Scheduler:
@@ -75,6 +67,7 @@ class Scheduler:
         self.board = Board()
         self.pool = Pool()
         self.goals = Goals(self.board, self.pool, self._emit, self._stop_tasks, model, recovers)
+        self.approvals = Approvals(self._emit)
         self._jitter = jitter
         self._watches: Dict[str, Watch] = {}
         self._out = ev.Out()
@@ -93,6 +86,8 @@ class Scheduler:
             ev.AssignMoves: self._on_assign_moves,
             ev.AttemptAccepted: self._on_accepted,
             ev.AttemptDeclined: self._on_declined,
+            ev.ApprovalAsked: self._on_approval,
+            ev.Decided: self._on_decided,
             ev.AttemptEnded: self._on_ended,
             ev.FilesMove: self._on_files,
             ev.Found: self._on_found,
@@ -142,9 +137,13 @@ class Scheduler:
             self._out.jobs.append(item)
         elif isinstance(item, ev.Note):
             self._out.notes.append(item)
+        elif isinstance(item, ev.Audited):
+            self._out.audits.append(item)
         else:
             self.board.apply(item)
             self._out.facts.append(item)
+            if isinstance(item, Task):
+                self.goals.task_changed(item, self._now)
 
     def _set(self, task: Task, **changes: Any) -> Task:
         task = changed(task, **changes)
@@ -170,8 +169,7 @@ class Scheduler:
             if (task.id, task.attempt) in has:
                 continue
             if task.state == "assigned" and not changed_start:  # never arrived: nothing was lost
-                self._release(task)
-                self._requeue(task)
+                self._requeue(self._release(task))
             else:
                 self._lost(task, f"{event.worker} restarted")
         for task_id, att in sorted(event.coming):
@@ -245,7 +243,12 @@ class Scheduler:
 
     def _assign(self, task: Task, worker: Worker) -> None:
         task = self._set(
-            task, state="assigned", attempt=task.attempt + 1, assignee=worker.name, error=None
+            task,
+            state="assigned",
+            attempt=task.attempt + 1,
+            assignee=worker.name,
+            error=None,
+            asks=[],
         )
         worker.tasks.add(task.id)
         self._watch(task)
@@ -256,7 +259,10 @@ class Scheduler:
             lease_until=self._now + LEASE_S,
             deadline=self._now + task.timeout_s + GRACE_S,
             resend_at=self._now + RESEND_S * (1 + self._jitter()),
+            pause_s=RESEND_S,
         )
+        for ask in pending(task):  # of before a restart: the worker will say since when
+            self._watches[task.id].wait(ask["step"], self._now, self._now)
 
     def _send_assign(self, task: Task) -> None:
         left_s = self._watches[task.id].deadline - GRACE_S - self._now
@@ -287,9 +293,25 @@ class Scheduler:
     def _on_declined(self, event: ev.AttemptDeclined) -> None:
         task = self._current(event.worker, event.task, event.att)
         if task is not None:
-            self._release(task)
+            task = self._release(task)
             self.pool.get(event.worker).full = True
             self._requeue(task)
+
+    def _on_approval(self, event: ev.ApprovalAsked) -> None:
+        said = event.approval
+        task = self._current(event.worker, said.task, said.att)
+        if task is None:
+            self._send(event.worker, Cancel(said.task, said.att))
+            return
+        watch = self._watches[task.id]
+        watch.lease_until = self._now + LEASE_S
+        self.approvals.asked(task, watch, said, self._now)
+
+    def _on_decided(self, event: ev.Decided) -> None:
+        wanted, task = event.wanted, self.board.tasks.get(event.wanted.task)
+        if task is not None and task.state == WAITING and task.attempt == wanted.att:
+            watch = self._watches[task.id]
+            self.approvals.decided(task, watch, wanted.step, wanted.allow, event.by, self._now)
 
     def _on_ended(self, event: ev.AttemptEnded) -> None:
         """A result: record it if it is the current attempt's; tell the true state in any case."""
@@ -298,8 +320,7 @@ class Scheduler:
         if task is not None and r.state == "cancelled" and not task.cancel:
             self._lost(task, f"{event.worker} stopped it")  # nobody asked it to
         elif task is not None and r.state in TERMINAL:
-            error = r.error and r.error[:MAX_ERROR_CHARS]
-            self._record(task, r.state, error, r.result, r.usage, r.trace, r.artifacts)
+            self._record(task, r.state, r.error and r.error[:MAX_ERROR_CHARS], r)
         self._send(event.worker, ResultAck(r.task, r.att, self.board.state_of(r.task)))
 
     def _on_files(self, event: ev.FilesMove) -> None:
@@ -322,25 +343,28 @@ class Scheduler:
         task: Task,
         state: str,
         error: Optional[str],
-        result: Optional[Dict[str, Any]] = None,
-        usage: Optional[Dict[str, Any]] = None,
-        trace: Optional[List[Any]] = None,
-        files: Optional[List[Any]] = None,
+        said: Optional[Result] = None,
     ) -> None:
-        """The attempt is over: note it, then end the task or let it be tried again."""
-        self._release(task)
+        """The attempt is over: note it, then end the task or let it be tried again.
+
+        `said` is its worker's last word, if there was one.
+        """
+        task = self._release(task)
+        result = said.result if said else None
         if task.cancel and state != "succeeded":
             state, error = "cancelled", "cancelled"
         elif state == "succeeded" and (result or {}).get("success") is not True:
             state = "failed"
-        spent, steps = usage or {}, trace or []
+        spent, steps = (said.usage, said.trace) if said else ({}, [])
         partial = None if state == "succeeded" else result  # the task itself keeps a success
         self._emit(
             Attempt(task.id, task.attempt, task.assignee, state, error, partial, spent, steps)
         )
-        kept = (files or []) if state == "succeeded" else []
-        task = changed(task, usage=add_usage(task.usage, spent), artifacts=kept)
-        again = state in ("failed", "timed_out") and task.tries > 1
+        kept = said.artifacts if said and state == "succeeded" else []
+        tainted = self.goals.is_tainted(task) or bool(said and said.tainted)
+        spent = add_usage(task.usage, spent)
+        task = changed(task, usage=spent, artifacts=kept, tainted=tainted)
+        again = state in ("failed", "timed_out") and task.tries > 1 and not refused(task)
         if again:
             failed_on = (*task.failed_on, task.assignee)
             self._set(task, state="queued", tries=task.tries - 1, failed_on=failed_on, error=error)
@@ -354,13 +378,15 @@ class Scheduler:
         task = self._set(task, state=state, error=error, result=result)
         self.goals.task_ended(task, self._now)
 
-    def _release(self, task: Task) -> None:
+    def _release(self, task: Task) -> Task:
+        """Its worker holds it no more, and nothing that it asked for there counts."""
         self._watches.pop(task.id, None)
         self.pool.get(task.assignee).tasks.discard(task.id)
+        return self.approvals.void(task)
 
     def _lost(self, task: Task, why: str) -> None:
         """The attempt is gone with its worker; what then is the task's own choice."""
-        self._release(task)
+        task = self._release(task)
         self._emit(Attempt(task.id, task.attempt, task.assignee, "failed", why))
         task = changed(task, losses=task.losses + 1)
         if task.cancel:
@@ -396,11 +422,17 @@ class Scheduler:
         for task in tasks:
             task = self.board.tasks.get(task.id, task)
             if task.state in HELD:
-                self._set(task, cancel=True)
+                self._set(self._unasked(task), cancel=True)
                 self._watches[task.id].resend_at = self._now + RESEND_S
                 self._send(task.assignee, Cancel(task.id, task.attempt))
             elif not task.ended:
                 self._end(changed(task, cancel=True), state, why)
+
+    def _unasked(self, task: Task) -> Task:
+        """Nobody is asked any more, and its own time runs again."""
+        for ask in pending(task):
+            self._watches[task.id].go_on(ask["step"], self._now)
+        return self.approvals.void(task)
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -429,7 +461,7 @@ class Scheduler:
     def _check(self, task: Task, watch: Watch) -> None:
         if self._now >= watch.deadline:
             self._send(task.assignee, Cancel(task.id, task.attempt))
-            self._record(task, "timed_out", f"no result within {task.timeout_s:g} s")
+            self._time_is_over(task)
         elif self._now >= watch.lease_until:
             self._send(task.assignee, Cancel(task.id, task.attempt))
             if self._unsafe(task) and self.pool.get(task.assignee).online:
@@ -438,6 +470,14 @@ class Scheduler:
                 self._lost(task, f"{task.assignee} lost the task")
         elif self._now >= watch.resend_at:
             self._resend(task, watch)
+
+    def _time_is_over(self, task: Task) -> None:
+        waiting = pending(task)
+        if waiting:
+            why = f"nobody has approved {waiting[0]['skill']} within an hour"
+            self._record(self.approvals.expired(task), "failed", why)
+        else:
+            self._record(task, "timed_out", f"no result within {task.timeout_s:g} s")
 
     def _resend(self, task: Task, watch: Watch) -> None:
         """What has not been answered is said again, with growing pauses."""

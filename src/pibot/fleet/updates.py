@@ -1,8 +1,9 @@
-"""New programs for workers: what a client may ask for, and what its worker is sent.
+"""New programs and skills for workers: what a client may ask for, what its worker is sent.
 
     upload         →  a slice of the program to the master's disk
     update         →  a manifest, signed for one worker, to that worker: `install`
     fetch_program  →  the next slice, to the worker that asks
+    push           →  a skill, to a worker: `skill`
 
 Nothing is remembered here but the files: the client watches how it goes (`list updates`), and
 asks again for what a restart or a lost message has undone.
@@ -11,12 +12,14 @@ asks again for what a restart or a lost message has undone.
 from __future__ import annotations
 
 import base64
+import re
 from collections import Counter
 from typing import Any, Dict, List, Optional
 
 from pibot import __version__, parts
 from pibot import manifest as manifests
 from pibot import messages as msg
+from pibot.agent import packing
 from pibot.errors import BadMessage, PibotError, Refused, UsageError
 from pibot.fleet.events import Send
 from pibot.fleet.pool import Pool, Worker
@@ -27,7 +30,11 @@ from pibot.manifest import Manifest
 NO_SETUP = "it was not installed by `setup`, or by an older version: copy pibot.pyz to its machine"
 WITH_MASTER = "it shares its program with the master: run `sudo python3 pibot.pyz setup` there"
 SLICES_A_SECOND = 200  # to one worker: asking costs it little, answering does not
+PUSHED_CHARS = 4 * packing.PACKED_BYTES // 3 + 4  # as base64
 _TEXT = 300
+_PUSHED = 200
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_BEGINNING = re.compile(r"[0-9a-f]{16,64}")
 
 
 class Updates:
@@ -72,6 +79,19 @@ class Updates:
         self._sends.append(Send(worker.name, install))
         return {"worker_id": worker.name, "serial": wanted.serial}
 
+    def push(self, wanted: msg.Push) -> Dict[str, Any]:
+        """Tell a worker to take a skill; raise PibotError if it cannot be told."""
+        if not (_SHA256 if wanted.form else _BEGINNING).fullmatch(wanted.version):
+            raise UsageError("push: its version is no SHA-256")
+        if not packing.NAME.fullmatch(wanted.name) or len(wanted.data) > PUSHED_CHARS:
+            raise UsageError("push: its name is none of a skill, or it is too large")
+        worker = self._pool.workers.get(wanted.worker)
+        if worker is None or not worker.online:
+            raise Refused(f"{wanted.worker} is not there")
+        told = msg.SkillFile(wanted.name, wanted.form, wanted.version, wanted.data)
+        self._sends.append(Send(worker.name, told))
+        return {"worker_id": worker.name}
+
     def document(self) -> Dict[str, Any]:
         """What the master runs; every worker, what it runs, and how far its update is."""
         rows = [self._row(worker) for _, worker in sorted(self._pool.workers.items())]
@@ -89,6 +109,7 @@ class Updates:
             "build": _text(facts.get("build")),
             "obstacle": self._obstacle(worker),
             "update": _progress(said if isinstance(said, dict) else {}),
+            "pushed": _pushed(facts.get("pushed")),
         }
 
     def _obstacle(self, worker: Worker) -> Optional[str]:
@@ -131,6 +152,17 @@ def _progress(said: Dict[str, Any]) -> Dict[str, Any]:
     return {
         **{key: _number(said.get(key)) for key in ("last", "serial", "have")},
         **{key: _text(said.get(key)) or "" for key in ("state", "why")},
+    }
+
+
+def _pushed(said: Any) -> Dict[str, Dict[str, str]]:
+    """What a worker says of the skills that were pushed to it."""
+    if not isinstance(said, dict):
+        return {}
+    rows = [(str(k)[:_TEXT], v) for k, v in list(said.items())[:_PUSHED] if isinstance(v, dict)]
+    return {
+        k: {n: _text(v.get(n)) or "" for n in ("version", "state", "tried", "why", "n")}
+        for k, v in rows
     }
 
 

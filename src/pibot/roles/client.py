@@ -30,6 +30,7 @@ from pibot.errors import (
 )
 from pibot.line import GuestLine, subject
 from pibot.mailbox import Mailbox
+from pibot.roles import asked
 from pibot.roles.common import Stop, guest_keys, link, new_goal_id, new_nonce
 from pibot.session import Doubt, Guest
 from pibot.silence import Silence
@@ -227,6 +228,26 @@ class Fleet:
         rows = self.get_status_summary()["workers"]
         return {r["worker_id"]: r["state"] not in ("offline", "incompatible") for r in rows}
 
+    def approve(self, key: str) -> Document:
+        """Let a call that waits for a person happen; return it, with `state` and `by`.
+
+        `key` is what `asks` calls its `id`, or the id of its task or goal if nothing else of that
+        waits. Raises Refused if nothing waits there, or more than one call.
+        """
+        return self.decide(asked.one_of(self.asks(), key), True)
+
+    def deny(self, key: str) -> Document:
+        """Do not let it happen; otherwise as `approve`."""
+        return self.decide(asked.one_of(self.asks(), key), False)
+
+    def asks(self) -> List[Document]:
+        """The calls that wait for a person: what, where, and why a person is asked."""
+        return list(self.ask(msg.Listing("waiting"))["asks"])
+
+    def decide(self, call: Document, allow: bool) -> Document:
+        """Approve or deny exactly this call, as `asks` and the event `asked` have it."""
+        return self.ask(msg.Approve(call["task_id"], call["attempt"], call["step"], allow))
+
     def finish(self, submit: msg.Submit, on_event: Optional[OnEvent] = None) -> Document:
         """Submit a goal and follow it to its end."""
         events = self._following.setdefault(submit.goal_id, queue.SimpleQueue())
@@ -271,16 +292,17 @@ class Fleet:
         on_event: Optional[OnEvent],
         submit: Optional[msg.Submit] = None,
     ) -> Document:
-        give_up = time.monotonic() + patience_s
+        patience = asked.Patience(patience_s)
         try:
-            while time.monotonic() < give_up:
+            while patience.is_left():
                 event = self._next_event(goal_id, events, submit)
-                if event is not None and event.kind == "done":
-                    if on_event:
-                        on_event("done", event.data)
-                    return dict(event.data["document"])
-                if event is not None and on_event:
+                if event is None:
+                    continue
+                patience.learn(event.kind, event.data)
+                if on_event:
                     on_event(event.kind, event.data)
+                if event.kind == "done":
+                    return dict(event.data["document"])
         finally:
             self._following.pop(goal_id, None)
         raise TimedOut(
@@ -308,7 +330,7 @@ class Fleet:
             return None  # the master or the broker may come back; the goal is not lost
         if "document" in state:
             return msg.Event(goal_id, "done", state)
-        return None
+        return msg.Event(goal_id, "asked", {"asks": state.get("asks", [])})
 
     def _state(self, goal_id: str, submit: Optional[msg.Submit]) -> Document:
         try:

@@ -20,6 +20,7 @@ from pibot.errors import DamagedStore, StoreError
 from pibot.fleet import events as ev
 from pibot.fleet import status, views
 from pibot.fleet.artifacts import Artifacts
+from pibot.fleet.audit import Audit
 from pibot.fleet.desk import Desk, Surroundings
 from pibot.fleet.jobs import Jobs
 from pibot.fleet.journal import Journal
@@ -31,6 +32,7 @@ from pibot.fleet.roster import Own, Roster
 from pibot.mailbox import Mailbox
 from pibot.notify import Notify
 from pibot.roles.common import BrokerNews, Stop, link, new_goal_id, new_nonce, serve_health
+from pibot.secrets import Redactor
 from pibot.session import Doubt
 from pibot.signing import MasterKeys
 from pibot.topics import RESERVED, Topics
@@ -107,7 +109,11 @@ class Master:
         self._artifacts = Artifacts(settings.state_dir / "master" / "artifacts")
         around = self._surroundings(epoch, store_id, roster)
         programs = Programs(settings.state_dir / "master" / "programs")
-        self._desk = Desk(self._topics, self._journal, roster, around, self._artifacts, programs)
+        audit = Audit(settings.state_dir / "master" / "audit.log", _local_time)
+        audit.open()
+        self._desk = Desk(
+            self._topics, self._journal, roster, around, self._artifacts, programs, audit
+        )
         self._begin()
         handle = broker.find_or_start(settings)  # now: a private one reads whom it lets in
         opened.callback(handle.close)
@@ -289,4 +295,5 @@ def _planner(settings: Settings) -> Optional[Planner]:
     from pibot.agent import souls
     from pibot.agent.model import OpenAIModel
 
-    return Planner(OpenAIModel(settings.model), souls.load("master", settings.soul))
+    soul = souls.load("master", settings.soul)
+    return Planner(OpenAIModel(settings.model), soul, Redactor(settings.secrets))

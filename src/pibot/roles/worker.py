@@ -14,13 +14,24 @@ import secrets
 import threading
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from pibot import __version__, broker, parts
 from pibot import messages as msg
-from pibot.agent import attempt, effects, library, sharing, souls, workspaces
+from pibot.agent import (
+    announcing,
+    attempt,
+    effects,
+    library,
+    pushed,
+    sharing,
+    souls,
+    workspaces,
+)
 from pibot.agent import worker_core as core
+from pibot.agent.approval import Ask
 from pibot.agent.journal import Journal
 from pibot.agent.model import Model
 from pibot.agent.tools import Toolbox
@@ -40,6 +51,7 @@ from pibot.roles.common import (
     other_user,
     serve_health,
 )
+from pibot.secrets import Redactor
 from pibot.session import Guest
 from pibot.silence import Silence
 from pibot.skills.core import machine_facts
@@ -47,10 +59,14 @@ from pibot.topics import Topics
 from pibot.transport import LastWill, PahoTransport, Transport
 from pibot.wire import Packet, TooLarge, Writer
 
+if TYPE_CHECKING:
+    from pibot.agent.mcp_servers import Servers
+
 log = logging.getLogger("pibot.worker")
 
 IDLE_S = 1.0
 FACTS_S = 4.0
+TIDY_S = 3600.0
 DEGRADED_S = 30.0
 MAX_STEPS_WAITING = 1_000
 
@@ -69,6 +85,20 @@ class Stepped:
         self.task, self.step = task, step
 
 
+class Asked:
+    """A call of an attempt waits for a person."""
+
+    def __init__(self, task: str, ask: Ask) -> None:
+        self.task, self.ask = task, ask
+
+
+class Learned:
+    """A push has come to its end, or an MCP server has come: these are the skills now."""
+
+    def __init__(self, toolbox: Toolbox) -> None:
+        self.toolbox = toolbox
+
+
 class Worker:
     def __init__(
         self,
@@ -80,6 +110,8 @@ class Worker:
         self._settings, self._make_transport = settings, connect
         self._systemd = systemd or Notify()
         self._news = BrokerNews(log, self._systemd)
+        self._redactor = Redactor(_secrets(settings))
+        self._learning = threading.Lock()
         self._name = settings.worker_id
         self._mailbox = Mailbox()
         self._topics = Topics(settings.fleet)
@@ -90,6 +122,7 @@ class Worker:
         self._silence = Silence(settings.fleet, settings.mqtt_username, speaks, hears)
         self._attempts: Dict[str, attempt.Attempt] = {}
         self._facts_at = 0.0
+        self._tidy_at = 0.0
         self._unstored: List[effects.Fact] = []
 
     def stop(self) -> None:
@@ -118,23 +151,40 @@ class Worker:
         self._journal = Journal(home / "journal.db")
         inc, held = self._journal.open()
         opened.callback(self._journal.close)
-        toolbox, notes = library.load(settings.skills_dir, settings.permits)
+        self._pushed = pushed.Pushed(home / "skills", self._relearn)
+        self._owned, notes = library.load(settings.skills_dir, settings.permits)
         for note in notes:
             log.info("%s", note)
+        if settings.permits.shell_network and not settings.key:
+            log.warning(
+                "PIBOT_SHELL_NETWORK=1 in a fleet without credentials: commands reach its broker, "
+                "can give it orders and approve their own calls"
+            )
+        self._mcp = _servers(settings, self._relearn)
+        if self._mcp is not None:
+            opened.callback(self._mcp.close)
+            self._mcp.start()
+        toolbox = self._toolbox()
         self._tools = attempt.Tools(
             toolbox=toolbox,
             model=_model(settings),
             soul=souls.load("worker", settings.soul),
             permits=settings.permits,
             workspaces=home / "tasks",
+            approval=settings.approval,
+            redactor=self._redactor,
+        )
+        self._workspaces = workspaces.Workspaces(
+            home / "tasks", settings.permits.workspace_days, lambda task: task in self._core.held
         )
         start = secrets.token_hex(8)
         with_master = os.path.exists(layout.settings_file("master"))
         own = (settings.state_dir, self._name, parts.build(), with_master)
         self._updating = Updating(*own, random.random)
         self._updating.begin()
-        said = {**_facts(settings, toolbox), **self._updating.facts()}
-        hello = functools.partial(msg.Hello, start=start, inc=inc, facts=said)
+        self._said: Dict[str, Any] = {}
+        self._say_skills(toolbox)
+        hello = functools.partial(msg.Hello, start=start, inc=inc, facts=self._said)
         guest = Guest(new_nonce, random.random)
         chunks = self._topics.worker(self._name, "evt")
         self._line = GuestLine(
@@ -145,6 +195,39 @@ class Worker:
         )
         opened.callback(serve_health(settings, self._health).close)
         self._connect(opened, start)
+
+    def _toolbox(self) -> Toolbox:
+        """The skills of this machine, and those that were pushed to it."""
+        sources, permits = self._pushed.sources(), self._settings.permits
+        toolbox, notes = library.extended(self._owned, sources, permits, self._pushed.read)
+        if self._mcp is not None:
+            more, left_out = self._mcp.skills(library.reserved(toolbox))
+            toolbox, notes = Toolbox([*toolbox.skills, *more]), notes + left_out
+        for note in notes:
+            log.info("%s", note)
+        return toolbox
+
+    def _relearn(self) -> None:
+        """Look what skills there are now; called in other threads, one at a time counts."""
+        with self._learning:
+            self._mailbox.put(Learned(self._toolbox()))
+
+    def _say_skills(self, toolbox: Toolbox) -> None:
+        """What each hello says from now on."""
+        more = {**self._updating.facts(), **self._pushed.facts()}
+        skills, note = announcing.bounded(toolbox.announce())
+        if note:
+            log.warning("%s", note)
+        facts = _facts(self._settings, skills)
+        self._said.update(self._redactor.data({**facts, **more}))
+
+    def _learned(self, toolbox: Toolbox, now: float) -> effects.Out:
+        """Offer these skills from now on; what runs goes on with those that it began with."""
+        self._tools = replace(self._tools, toolbox=toolbox)
+        self._say_skills(toolbox)
+        self._facts_at = 0.0
+        self._core.guest.again(now)
+        return self._core.tick(now)
 
     def _connect(self, opened: ExitStack, start: str) -> None:
         host, port = broker.locate(self._settings)
@@ -193,7 +276,11 @@ class Worker:
         outs = [out for item in items for out in self._taken(item, now)]
         if now >= self._facts_at:
             self._facts_at = now + FACTS_S
-            self._core.facts = {**machine_facts(), **self._updating.facts()}
+            said = {**machine_facts(), **self._updating.facts()}
+            self._core.facts = self._redactor.data(said)
+        if now >= self._tidy_at:
+            self._tidy_at = now + TIDY_S
+            threading.Thread(target=self._workspaces.prune, daemon=True).start()
         outs.append(self._core.tick(now))
         facts = [fact for out in outs for fact in out.facts]
         try:
@@ -258,6 +345,10 @@ class Worker:
             return [self._core.ended(item.result, now)]
         if isinstance(item, Stepped):
             return [self._core.step(item.task, item.step, now)]
+        if isinstance(item, Learned):
+            return [self._learned(item.toolbox, now)]
+        if isinstance(item, Asked):
+            return [self._core.asked(item.task, item.ask, now)]
         if isinstance(item[0], str):
             return self._take_packet(item[0], item[1], now)
         self._news.tell(*item)
@@ -298,42 +389,62 @@ class Worker:
             running = self._attempts.get(effect.task)
             if running is not None:
                 running.interrupt()
+        elif isinstance(effect, effects.Decide):
+            self._decide(effect.decision)
         elif isinstance(effect, effects.Renew):
             self._transport.renew()
         elif isinstance(effect, effects.Deliver):
-            found = sharing.cut(self._tools.workspaces, effect.fetch)
+            found = sharing.cut(self._tools.workspaces, effect.fetch, self._redactor)
             self._publish(effects.Send("evt", found))
         elif isinstance(effect, effects.Program):
-            self._updating.take(effect.message, time.monotonic())
+            self._program(effect.message)
         elif isinstance(effect, effects.Unheard):
             log.warning("%s", self._silence.words())
         else:
             log.error("%s", effect.text)
 
+    def _program(self, message: Union[msg.Install, msg.ProgramSlice, msg.SkillFile]) -> None:
+        if isinstance(message, msg.SkillFile):
+            self._pushed.take(message, library.reserved(self._owned))
+        else:
+            self._updating.take(message, time.monotonic())
+
     def _start(self, assign: msg.Assign) -> None:
         running = attempt.Attempt(
-            assign, self._tools, functools.partial(self._stepped, assign.task)
+            assign,
+            self._tools,
+            functools.partial(self._stepped, assign.task),
+            lambda ask: self._mailbox.put(Asked(assign.task, ask)),
         )
         self._attempts[assign.task] = running
         threading.Thread(target=self._run, args=(running,), daemon=True).start()
 
+    def _decide(self, decision: msg.Decision) -> None:
+        running = self._attempts.get(decision.task)
+        if running is not None:
+            said = "approved" if decision.allow else "denied"
+            log.info("task %s: %s has %s its call", decision.task, decision.by, said)
+            running.gate.decide(decision.step, decision.allow, decision.by)
+
     def _run(self, running: attempt.Attempt) -> None:
         try:
             result = running.run()
-            workspaces.tidy(self._tools.workspaces, running.assign.task, list(self._core.held))
         except Exception as error:
             log.exception("attempt %s failed", running.assign.task)
-            why = f"an internal error: {error}"
+            why = self._redactor.text(f"an internal error: {error}")
             nothing = {"success": False, "data": {}, "output": why}
             result = msg.Result(running.assign.task, running.assign.att, "failed", nothing, why)
+        stays = self._workspaces.end(running.assign.task)  # before another attempt begins in it
         self._mailbox.put(Ended(result))
+        if stays:
+            self._workspaces.prune()
 
     def _stepped(self, task: str, step: Any) -> None:
         if self._mailbox.size() < MAX_STEPS_WAITING:
             self._mailbox.put(Stepped(task, dict(step)))
 
 
-def _facts(settings: Settings, toolbox: Toolbox) -> Dict[str, Any]:
+def _facts(settings: Settings, skills: List[Dict[str, Any]]) -> Dict[str, Any]:
     """What a worker says of itself in hello: what does not change while it runs."""
     return {
         "version": __version__,
@@ -345,7 +456,7 @@ def _facts(settings: Settings, toolbox: Toolbox) -> Dict[str, Any]:
         "slots": settings.slots,
         "tags": list(settings.tags),
         "model": settings.model is not None,
-        "skills": toolbox.announce(),
+        "skills": skills,
     }
 
 
@@ -356,6 +467,23 @@ def _machine() -> str:
         if found.parent.name != "lo" and address.strip("0:"):
             return address
     return "?"
+
+
+def _secrets(settings: Settings) -> Sequence[str]:
+    if settings.mcp_file is None:
+        return settings.secrets
+    from pibot.agent import mcp_servers
+
+    return [*settings.secrets, *mcp_servers.secrets_of(settings.mcp_file)]
+
+
+def _servers(settings: Settings, changed: Callable[[], None]) -> Optional[Servers]:
+    """The MCP servers that the owner of the machine named; their tools come a little later."""
+    if settings.mcp_file is None:
+        return None
+    from pibot.agent import mcp_servers
+
+    return mcp_servers.Servers(settings.mcp_file, changed)
 
 
 def _model(settings: Settings) -> Callable[[], Model]:
