@@ -15,6 +15,7 @@ from typing import Dict, Mapping, NamedTuple, Optional, Tuple
 
 from pibot.errors import ConfigError
 from pibot.permits import Permits, permits_of
+from pibot.secrets import secrets_of
 from pibot.topics import name_of_user
 from pibot.values import NAME, NAME_RULE, Value, Values, read_env_file
 
@@ -62,7 +63,7 @@ KEYS = (
     Key("PIBOT_TAGS", "this worker's labels, such as camera,fast"),
     Key("PIBOT_ALLOW_SHELL", "1 allows the shell and python skills; default 0"),
     Key("PIBOT_SHELL_NETWORK", "1 gives their sandbox this machine's network; default 0"),
-    Key("PIBOT_READ_PATHS", "what skills may read beside the workspace, such as /srv/data"),
+    Key("PIBOT_READ_PATHS", "what commands and sqlite_query may read beside the workspace"),
     Key("PIBOT_WRITE_PATHS", "what commands may change beside the workspace"),
     Key("PIBOT_WORKSPACE_MB", "how much one task may keep in its workspace; default 1024"),
     Key("PIBOT_WORKSPACE_DAYS", "for how long workspaces are kept; default 7"),
@@ -140,6 +141,7 @@ class Settings:
     http_port: int
     http_token: Optional[str] = field(repr=False)
     machines: Mapping[str, str]  # "worker-1" -> address, from WORKER_1_IP
+    secrets: Tuple[str, ...] = field(repr=False)  # all that this process was told
 
     @property
     def tls(self) -> bool:
@@ -208,6 +210,7 @@ def settings_of(role: str, values: Values, environ: Mapping[str, str]) -> Settin
         http_port=values.port("PIBOT_HTTP_PORT", 8080),
         http_token=values.text("PIBOT_HTTP_TOKEN"),
         machines=_machines(values),
+        secrets=secrets_of(values.texts()),
     )
 
 

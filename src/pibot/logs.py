@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 from typing import Dict, List, Tuple
 
-from pibot.config import NO_KEY, Settings
+from pibot.config import Settings
 from pibot.errors import ConfigError
+from pibot.secrets import Redactor
 
 FILE_BYTES = 5_000_000
 FILES = 3  # the current one and two older
@@ -19,7 +20,6 @@ _TIMED = "%(asctime)s " + _PLAIN
 ALIKE = 50  # records of one kind that are written …
 ALIKE_S = 60.0  # … within this time: a flood of messages must not become one of lines
 KINDS = 1_000
-_SHORTEST_SECRET = 4  # a shorter one would blot out ordinary words
 # Control characters, and what turns the direction or the line of the text that follows.
 _UNSAFE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -32,12 +32,12 @@ def setup(role: str, settings: Settings, *, debug: bool = False) -> None:
     Secrets of the settings become ***, and no record can hold a second line or a control
     character. Raises ConfigError when the file cannot be written. Clients log warnings only.
     """
-    secrets = _secrets(settings)
+    redactor = Redactor(settings.secrets)
     screen = logging.StreamHandler(sys.stderr)
-    screen.setFormatter(_OneLine(_PLAIN if _is_journal() else _TIMED, secrets, debug))
+    screen.setFormatter(_OneLine(_PLAIN if _is_journal() else _TIMED, redactor, debug))
     handlers: List[logging.Handler] = [screen]
     if settings.log_dir is not None and role in ("master", "worker"):
-        handlers.append(_file(settings.log_dir, _file_name(role, settings), secrets))
+        handlers.append(_file(settings.log_dir, _file_name(role, settings), redactor))
     root = logging.getLogger()
     for old in [h for h in root.handlers if isinstance(h.formatter, _OneLine)]:
         root.removeHandler(old)
@@ -82,9 +82,9 @@ class _Calm(logging.Filter):
 class _OneLine(logging.Formatter):
     """A record as one safe line; `traces` keeps the tracebacks, with their lines escaped."""
 
-    def __init__(self, form: str, secrets: Tuple[str, ...], traces: bool) -> None:
+    def __init__(self, form: str, redactor: Redactor, traces: bool) -> None:
         super().__init__(form)
-        self._secrets = secrets
+        self._redactor = redactor
         self._traces = traces
 
     def format(self, record: logging.LogRecord) -> str:
@@ -98,21 +98,11 @@ class _OneLine(logging.Formatter):
         left_out = record.__dict__.get("left_out")
         if left_out:
             line += f" ({left_out} more like it were left out)"
-        for secret in self._secrets:
-            line = line.replace(secret, "***")
-        return _UNSAFE.sub(_escape, line)
+        return _UNSAFE.sub(_escape, self._redactor.text(line))
 
 
 def _escape(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode("ascii")
-
-
-def _secrets(settings: Settings) -> Tuple[str, ...]:
-    """Longest first, so that a secret within another does not leave the rest behind."""
-    api_key = settings.model.api_key if settings.model else None
-    found = {settings.mqtt_password, settings.key, settings.http_token, api_key} - {NO_KEY}
-    secrets = [secret for secret in found if secret and len(secret) >= _SHORTEST_SECRET]
-    return tuple(sorted(secrets, key=len, reverse=True))
 
 
 def _is_journal() -> bool:
@@ -131,7 +121,7 @@ def _file_name(role: str, settings: Settings) -> str:
     return "worker.log" if role == "worker" else f"master_{settings.fleet}.log"
 
 
-def _file(folder: Path, name: str, secrets: Tuple[str, ...]) -> logging.Handler:
+def _file(folder: Path, name: str, redactor: Redactor) -> logging.Handler:
     from logging.handlers import RotatingFileHandler  # 0.6 MB of memory, only for who wants it
 
     try:
@@ -144,5 +134,5 @@ def _file(folder: Path, name: str, secrets: Tuple[str, ...]) -> logging.Handler:
             f"Cannot write {folder / name} ({error.strerror}): make the directory writable for"
             " this user, or set PIBOT_LOG_DIR to another."
         ) from None
-    handler.setFormatter(_OneLine(_TIMED, secrets, traces=True))
+    handler.setFormatter(_OneLine(_TIMED, redactor, traces=True))
     return handler

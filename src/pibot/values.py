@@ -115,6 +115,10 @@ class Values:
     def names(self) -> List[str]:
         return [key for key, value in self._found.items() if value.text.strip()]
 
+    def texts(self) -> Dict[str, str]:
+        """Everything as it was written, also what is no setting of PiBot."""
+        return {key: value.text for key, value in self._found.items()}
+
     def error(self, key: str, problem: str) -> ConfigError:
         """An error about a key that is set: "KEY in PLACE problem."."""
         return ConfigError(f"{key} {self._found[key].place} {problem}.")

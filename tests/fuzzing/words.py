@@ -8,7 +8,7 @@ from typing import Tuple
 
 from fleet.world import World
 from fuzzing.decoder import Decoder, Target, plain, text
-from pibot.agent import answers, calls, library, schema, schemacalls, textcalls
+from pibot.agent import answers, calls, folders, library, schema, schemacalls, textcalls
 from pibot.agent.failures import EndpointError
 from pibot.agent.model import OpenAIModel
 from pibot.agent.reply import DONE, Assembler, Reply, ToolCall, Usage, events
@@ -16,7 +16,8 @@ from pibot.config import ModelSettings
 from pibot.errors import PibotError, UsageError
 from pibot.fleet import phrases, planner
 from pibot.permits import Permits
-from pibot.skills import _connect, _readable, web_fetch
+from pibot.secrets import Redactor
+from pibot.skills import _body, _readable, _robots, _urls
 
 TOOLBOX = library.load(None, Permits(shell=True))[0]
 
@@ -209,6 +210,17 @@ HTML = [
     ),
     b'<p a="<">&amp;&#x41;&#99999999;<![CDATA[x]]><!-- c --><svg/><nav><main>t</main>',
 ]
+ROBOTS = [
+    b"\xef\xbb\xbfUser-agent: *\nDisallow: /a*b$\nAllow: /\nCrawl-delay: 3\n\nUser-agent: pibot\n"
+]
+FRONT = [
+    b"---\nname: a-b\ndescription: >\n  What it does,\n  and when.\nmetadata:\n  x: y\n---\n# B\n"
+]
+SECRET = "hush-hush-5f2d91c07ab3"
+REDACTOR = Redactor([SECRET])
+HIDDEN = [
+    f"key={SECRET} sk-{'a' * 40} aHVzaC1odXNoLTVmMmQ5MWMwN2FiMw== {SECRET.encode().hex()}".encode()
+]
 URLS = [b"http://example.com/a?b#c", b"https://[2001:db8::1]:8443/x", b"http://127.1/",
         "http://例え.jp/ü".encode(), b"http://user:pw@host/"]  # fmt: skip
 
@@ -217,13 +229,18 @@ def _page(payload: bytes) -> None:
     headers = Headers()
     headers["Content-Type"] = "text/html; charset=" + payload[:12].decode("latin-1")
     charset = headers.get_content_charset() or ""
-    page = _readable.read(web_fetch._decoded(payload, charset, True, False), lambda: None)
+    page = _readable.read(_body.decoded(payload, charset, True, False), lambda: None)
     (page.title + page.text).encode("utf-8", "replace")
 
 
 def _url(payload: bytes) -> None:
-    target = _connect.parse(text(payload))
+    target = _urls.parse(text(payload))
     str(target).encode("utf-8", "replace")
+
+
+def _hidden(payload: bytes) -> None:
+    said = REDACTOR.text(text(payload))
+    assert SECRET not in said
 
 
 DECODERS: Tuple[Decoder, ...] = (
@@ -237,4 +254,7 @@ DECODERS: Tuple[Decoder, ...] = (
     Decoder("template", TEMPLATES, lambda _: _Templates()),
     plain("web page", HTML, _page),
     plain("web address", URLS, _url, PibotError),
+    plain("robots.txt", ROBOTS, _robots.read),
+    plain("front matter", FRONT, lambda p: folders.front_matter(text(p)), folders.BadFolder),
+    plain("secrets", HIDDEN, _hidden),
 )  # fmt: skip

@@ -1,13 +1,18 @@
-"""A fleet under attack: whatever a test does to it, afterwards all is as it should be."""
+"""What is under attack: a fleet, which a test leaves as it should be, or the skills of a worker."""
 
 from __future__ import annotations
 
-from typing import Iterator
+import itertools
+import shutil
+from typing import Dict, Iterator
 
 import pytest
 
 from closed_fleet import ClosedFleet
+from security.hands import Hands, Process, everybody, identities
 from security.siege import Siege
+
+_NUMBERS = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -22,3 +27,18 @@ def siege(closed: Siege) -> Iterator[Siege]:
     closed.begin()
     yield closed
     closed.end()
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[Dict[str, Process]]:
+    with everybody() as found:
+        yield found
+
+
+@pytest.fixture(params=identities())
+def hands(processes: Dict[str, Process], request: pytest.FixtureRequest) -> Iterator[Hands]:
+    """A worker's skills, once in a process of root and once in one of an ordinary user."""
+    process = processes[request.param]
+    made = Hands(process, process.home / f"test-{next(_NUMBERS)}")
+    yield made
+    shutil.rmtree(made.folder, ignore_errors=True)

@@ -157,10 +157,14 @@ class Memory:
             (process / "clear_refs").write_text("5")  # the highest mark is now the present
         self._before = {name: _kb(one, "VmRSS") for name, one in self._processes().items()}
 
-    def check(self) -> None:
-        """The most that each has taken is not too much; of one that was restarted, since then."""
+    def grown(self) -> Dict[str, int]:
+        """The most that each has taken more, in KB; of one that was restarted, since then."""
         now = self._processes()
-        grown = {name: _kb(now[name], "VmHWM") - kb for name, kb in self._before.items()}
+        return {name: _kb(now[name], "VmHWM") - kb for name, kb in self._before.items()}
+
+    def check(self) -> None:
+        """None has taken too much."""
+        grown = self.grown()
         print(f"grown, in KB: {grown}")
         assert all(kb <= GROWTH_KB for kb in grown.values()), grown
 

@@ -7,7 +7,7 @@ import re
 import shutil
 import signal
 from pathlib import Path
-from typing import Callable, List
+from typing import Callable, List, Tuple
 
 import pytest
 
@@ -19,6 +19,8 @@ from security.siege import HONEST, Siege
 
 LARGE = 200_000  # characters of a result that travels in chunks
 ROUNDS = 3
+Ended = Tuple[str, int, str]  # where, with which attempt, how
+UNCHANGED = [(name, 1, "succeeded") for name in HONEST]
 
 
 class Tape:
@@ -69,21 +71,23 @@ def tape(closed: Siege) -> Tape:
     return Tape(closed)
 
 
-def changes_nothing(siege: Siege, act: Callable[[], None]) -> None:
-    """Whatever runs meanwhile ends well, nothing runs that had run before, nobody is lost."""
+def meanwhile(siege: Siege, act: Callable[[], None]) -> List[Ended]:
+    """How the tasks end that run while somebody acts; nothing else runs, and nobody is lost."""
     runs = [siege.running(name, 0.8) for name in HONEST]
     ran = executions(siege.fleet)
     act()
-    for goal, name in zip(runs, HONEST):
+    ended = []
+    for goal in runs:
         (row,) = siege.asks.follow(goal)["tasks"]
-        assert (row["worker_id"], row["attempt"], row["state"]) == (name, 1, "succeeded")
+        ended.append((row["worker_id"], row["attempt"], row["state"]))
     assert executions(siege.fleet) == ran, "something ran again"
     assert siege.workers() == dict.fromkeys(HONEST, "idle")
+    return ended
 
 
 def test_a_tape_of_the_present(siege: Siege, tape: Tape) -> None:
     """Also of what runs just now, and of the session in which it runs."""
-    changes_nothing(siege, tape.play)
+    assert meanwhile(siege, tape.play) == UNCHANGED
     with siege.broker() as tap:
         goal = siege.running("worker-1", 1.0)
         assert tap.sync()
@@ -97,20 +101,21 @@ def test_a_tape_of_the_present(siege: Siege, tape: Tape) -> None:
 @pytest.mark.parametrize("name", ["worker-1", "master"])
 def test_a_tape_of_before_a_restart(siege: Siege, tape: Tape, name: str) -> None:
     siege.restart(name, signal.SIGKILL)
-    changes_nothing(siege, tape.play)
+    assert meanwhile(siege, tape.play) == UNCHANGED
 
 
 def test_a_tape_of_a_future_that_the_master_has_forgotten(siege: Siege, tmp_path: Path) -> None:
     """Its store is put back: the same epoch comes a second time, with the same tasks unknown."""
-    restored(siege, "master", tmp_path)
+    assert restored(siege, "master", tmp_path) == UNCHANGED
 
 
 def test_a_tape_of_a_future_that_a_worker_has_forgotten(siege: Siege, tmp_path: Path) -> None:
     """Its store is put back: it counts the same start a second time, and knows of no result."""
-    restored(siege, "worker-1", tmp_path)
+    assert restored(siege, "worker-1", tmp_path) == UNCHANGED
 
 
-def restored(siege: Siege, name: str, folder: Path) -> None:
+def restored(siege: Siege, name: str, folder: Path) -> List[Ended]:
+    """Put a store back, and play what was recorded after it was kept; see meanwhile."""
     state, kept = siege.fleet.folder / name / "state", folder / "kept"
     siege.fleet.kill(name, signal.SIGTERM)
     shutil.copytree(state, kept)
@@ -123,11 +128,12 @@ def restored(siege: Siege, name: str, folder: Path) -> None:
     shutil.copytree(kept, state)
     siege.fleet.restart(name)
     siege.fleet.wait_idle(2)
-    changes_nothing(siege, tape.play)
+    ended = meanwhile(siege, tape.play)
     if name == "master":
         forgotten = set(siege.goals) - before - siege.known()
         assert forgotten, "the master knows what it was asked to do before its store was put back"
         siege.forget(forgotten)
+    return ended
 
 
 # --- reflected ------------------------------------------------------------------------------------
@@ -161,4 +167,4 @@ def test_what_one_said_is_nobody_elses_word(siege: Siege, tape: Tape) -> None:
                         broker.publish(topic, renamed(payload, topic.split("/")[4]))
                 assert broker.sync()
 
-    changes_nothing(siege, reflect)
+    assert meanwhile(siege, reflect) == UNCHANGED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import pytest
 
@@ -11,7 +11,7 @@ from pibot import messages as msg
 from pibot.messages import Message
 from pibot.transfer import SLICE_BYTES
 from security.impostor import TOPICS, Impostor, overheard
-from security.siege import HONEST, STOLEN, Siege
+from security.siege import GROWTH_KB, HONEST, STOLEN, Siege
 
 ROOT = "pibot/1/home/"
 TRUTH = "done"
@@ -73,11 +73,10 @@ def lies(task: str, att: int) -> List[Message]:
     ]
 
 
-def is_true(siege: Siege, goal: str, worker: str) -> None:
-    """A task of the honest worker ended as it should: once, there, with what it has done."""
+def end_of(siege: Siege, goal: str) -> Tuple[str, int, str, str]:
+    """Where and how a task ended: the worker, the attempt, the state, and what it said."""
     (row,) = siege.asks.follow(goal)["tasks"]
-    assert (row["worker_id"], row["attempt"], row["state"]) == (worker, 1, "succeeded")
-    assert row["result"]["output"] == TRUTH, row
+    return row["worker_id"], row["attempt"], row["state"], row["result"]["output"]
 
 
 def test_it_cannot_report_on_the_task_of_another(siege: Siege) -> None:
@@ -93,7 +92,7 @@ def test_it_cannot_report_on_the_task_of_another(siege: Siege) -> None:
         thief.say(msg.Result(task, 1, "succeeded", LIE))
         ack = msg.ResultAck(task, 1, "running")
         siege.fleet.wait_for(lambda: ack in thief.told(msg.ResultAck), what="it was heard")
-        is_true(siege, goal, "worker-1")
+        assert end_of(siege, goal) == ("worker-1", 1, "succeeded", TRUTH)
     siege.fleet.wait_for(lambda: siege.workers().get("worker-1") == "idle", what="worker-1 idle")
 
 
@@ -120,7 +119,7 @@ def test_it_cannot_speak_as_another(siege: Siege) -> None:
                 if kid != thief.kid:
                     thief.line.publish(own, thief.signed(own, body, kid))
         assert thief.line.sync() and broker.sync()
-        is_true(siege, goal, "worker-1")
+        assert end_of(siege, goal) == ("worker-1", 1, "succeeded", TRUTH)
 
 
 def test_it_cannot_command_another(siege: Siege) -> None:
@@ -146,7 +145,7 @@ def test_it_cannot_command_another(siege: Siege) -> None:
                         broker.publish(topic, thief.signed(topic, body, kid))
                         broker.publish(topic, thief.unsigned(body, kid))
         assert broker.sync()
-        is_true(siege, goal, "worker-1")
+        assert end_of(siege, goal) == ("worker-1", 1, "succeeded", TRUTH)
 
 
 def test_a_will_of_another_is_none(siege: Siege) -> None:
@@ -194,7 +193,7 @@ def test_its_key_asks_for_nothing(siege: Siege, kid: str) -> None:
             assert sorted(errors, key=str) == [None] + ["refused"] * len(asks)
         else:
             assert thief.line.sync()
-        is_true(siege, goal, "worker-1")
+        assert end_of(siege, goal) == ("worker-1", 1, "succeeded", TRUTH)
         assert kid == "c" or thief.told(msg.Reply) == []
 
 
@@ -262,7 +261,7 @@ def test_malformed_words_change_nothing(siege: Siege) -> None:
             thief.line.publish(topic, b"")
             thief.line.publish(topic, b"\x00" * 60_000)
         assert thief.line.sync()
-        is_true(siege, goal, "worker-1")
+        assert end_of(siege, goal) == ("worker-1", 1, "succeeded", TRUTH)
     odd = [ROOT.encode() + b"w/worker-3/evt\xff", b"\xc0\x80", b"a\x00b", b"+", b"#", b""]
     odd += [f"{ROOT}w/{STOLEN}/evt".encode() + b"/\xed\xa0\x80", b"x" * 60_000]
     for name in odd:
@@ -296,6 +295,7 @@ def test_ten_thousand_transfers_that_never_end(siege: Siege) -> None:
                 thief.say(msg.Chunk(f"x{i}", 1, 2, SLICE_BYTES + 1, "ab" * 32, "AA=="))
                 if i % 400 == 0:
                     thief.heard_out()
+    assert max(siege.memory.grown().values()) <= GROWTH_KB
 
 
 def test_what_it_says_of_itself_is_only_said(siege: Siege) -> None:
