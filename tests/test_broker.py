@@ -173,17 +173,18 @@ def test_private_mosquitto_round_trip(opened: List[BrokerHandle], without_amqtt:
 def test_private_mosquitto_dies_with_its_master(tmp_path: Path) -> None:
     port = free_port()
     code = textwrap.dedent(f"""
-        import sys, time
+        import sys
         sys.modules["amqtt"] = None
         from pathlib import Path
         from pibot import broker, config
         environ = {{"HOME": "/", "MQTT_PORT": "{port}"}}
         s = config.load("master", {{}}, environ, None, Path("/nowhere/pibot.pyz"))
         print(broker.find_or_start(s).kind, flush=True)
-        time.sleep(60)
+        sys.stdin.read()
     """)
     environ = {**os.environ, "PYTHONPATH": SOURCE}
-    master = subprocess.Popen([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    master = subprocess.Popen([sys.executable, "-c", code], env=environ, **pipes)
     assert master.stdout is not None and master.stdout.readline() == b"mosquitto\n"
     master.send_signal(signal.SIGKILL)
     master.communicate()

@@ -71,6 +71,7 @@ def test_defaults() -> None:
         "http_port": 8080,
         "http_token": None,
         "machines": {},
+        "secrets": (),
     }
     assert worker.is_loopback_broker and not worker.tls
     assert load(role="master").health_port == 5001
@@ -450,3 +451,11 @@ def test_light_import() -> None:
         [sys.executable, "-S", "-c", code], env=env, capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+def test_secrets_are_all_that_a_process_was_told(tmp_path: Path) -> None:
+    """Also those of other programs, which stand in the same file or in the environment."""
+    path = write_env(tmp_path / ".env", "MQTT_PASSWORD=hush-12345\nMY_MAIL_TOKEN=mail-12345\n")
+    found = load(environ={"AWS_SECRET_ACCESS_KEY": "aws-12345"}, env_file=path)
+    assert found.secrets == ("aws-12345", "hush-12345", "mail-12345")
+    assert "mail-12345" not in repr(found)

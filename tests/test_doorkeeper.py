@@ -16,6 +16,8 @@ from typing import Iterator, List, Tuple
 import pytest
 
 from fleet_processes import free_port, wait_for
+from security.intruder import packet
+from security.intruder import text as string
 
 if sys.version_info < (3, 10):
     pytest.skip("amqtt needs Python 3.10", allow_module_level=True)
@@ -25,19 +27,6 @@ from pibot.embedded import EmbeddedBroker
 
 SOURCE = str(Path(doorkeeper.__file__).parents[1])
 QUIET_S = 0.5  # what has not come by then does not come: what is measured takes milliseconds
-
-
-def string(data: bytes) -> bytes:
-    return struct.pack("!H", len(data)) + data
-
-
-def packet(kind: int, body: bytes) -> bytes:
-    size, length = len(body), b""
-    while True:
-        size, digit = size >> 7, size & 0x7F
-        length += bytes([digit | (0x80 if size else 0)])
-        if not size:
-            return bytes([kind]) + length + body
 
 
 def publish(topic: bytes, payload: bytes, qos: int = 0, retain: bool = False) -> bytes:

@@ -19,9 +19,12 @@ ROOT = Path(pibot.__file__).parent
 # Each part may import its own level and those before it.
 LEVELS: List[List[str]] = [
     ["pibot.errors", "pibot"],
-    ["pibot.topics", "pibot.paths", "pibot.strictjson", "pibot.memory"] + ["pibot.httpguard"],
+    ["pibot.topics", "pibot.paths", "pibot.strictjson", "pibot.memory", "pibot.secrets"]
+    + ["pibot.httpguard"],
     [
         "pibot.fields",
+        "pibot.body",
+        "pibot.requests",
         "pibot.messages",
         "pibot.signing",
         "pibot.session",
@@ -63,6 +66,8 @@ PURE = [
         for name in ("scheduler", "goals", "board", "pool", "routing", "document", "records")
     ),
     *("pibot.paths", "pibot.strictjson", "pibot.fleet.fetching", "pibot.fleet.shared"),
+    *("pibot.fleet.approvals", "pibot.fleet.clocks"),
+    *("pibot.agent.approval", "pibot.agent.asking", "pibot.agent.repeats"),
     *("pibot.fleet.events", "pibot.fleet.phrases", "pibot.fleet.status"),
     *("pibot.fleet.recovery", "pibot.fleet.pruning"),
     *(
@@ -197,13 +202,14 @@ import os, threading, pathlib
 from pibot import transport, health, mailbox, store
 from pibot.agent.model import ModelSettings, OpenAIModel
 from pibot.fleet import journal, planner
+from pibot.secrets import Redactor
 from pibot.agent import journal as worker_journal
 path = pathlib.Path({str(tmp_path)!r}) / "x" / "j.db"
 fds = len(os.listdir("/proc/self/fd"))
 journal.Journal(path), worker_journal.Journal(path), store.Store(path, store.Schema(()))
 transport.PahoTransport(transport.Link("127.0.0.1", 1), "w1", ["a"])
 health.HealthServer("127.0.0.1", 0, lambda: (200, {{}}))
-planner.Planner(OpenAIModel(ModelSettings("k", "http://127.0.0.1:1/v1", "m")), "soul")
+planner.Planner(OpenAIModel(ModelSettings("k", "http://127.0.0.1:1/v1", "m")), "soul", Redactor())
 assert threading.active_count() == 1
 assert len(os.listdir("/proc/self/fd")) == fds
 assert list(pathlib.Path({str(tmp_path)!r}).iterdir()) == []

@@ -40,3 +40,11 @@ def grown_mb(gives_back: str) -> float:
 
 def test_what_was_large_does_not_stay() -> None:
     assert grown_mb("yes") < 3.0
+
+
+def test_a_closed_process_can_not_be_looked_into() -> None:
+    """3 is PR_GET_DUMPABLE; what that means is tried in security/test_attack_secrets.py."""
+    code = "import ctypes; from pibot import memory; memory.close(); "
+    code += "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "0\n", done.stderr

@@ -32,7 +32,10 @@ EXAMPLES: List[msg.Message] = [
     msg.Heartbeat([["g1-1", 1]], {"cpu_temp_c": 48.3, "load1": 0, "throttled": None}, 81234567),
     msg.Accepted("g1-1", 1),
     msg.Declined("g1-1", 1, "busy"),
-    msg.Result("g1-1", 1, "succeeded", RESULT, None, {"input_tokens": 10}, [{"step": 1}], [FILE]),
+    msg.Result(
+        "g1-1", 1, "succeeded", RESULT, None, {"input_tokens": 10}, [{"step": 1}], [FILE], True
+    ),
+    msg.Approval("g1-1", 1, 3, "restart_service", '{"unit": "nginx"}', "web_fetch was used", 2000),
     msg.Slice("g1-1", "photos/door.jpg", 0, 5, "aGVsbG8="),
     msg.FetchProgram("ab" * 32, 40_000),
     msg.Progress("g1-1", 1, {"kind": "tool", "name": "shell", "text": "ls", "ok": True}),
@@ -40,16 +43,19 @@ EXAMPLES: List[msg.Message] = [
     msg.Bye(),
     msg.Assign("g1-1", 1, 300000, {"skill": "echo", "args": {"text": "hi"}}, True),
     msg.Cancel("g1-1", 1),
+    msg.Decision("g1-1", 1, 3, True, "laptop"),
     msg.ResultAck("g1-1", 1, "succeeded"),
     msg.HbAck([["g1-1", 1]], 81234567),
     msg.Ping(),
     msg.Fetch("g1-1", "photos/door.jpg", 40000),
     msg.Install(MANIFEST, "ef" * 32),
     msg.ProgramSlice("ab" * 32, 40_000, "aGVsbG8="),
+    msg.SkillFile("lamp", "py", "ab" * 32, "aGVsbG8="),
     msg.Submit("g1", skill="echo", args={"text": "hi"}, on="worker-1", timeout_s=60.0, follow=True),
     msg.Get("g1"),
     msg.Listing("workers"),
     msg.Retry("g1-1"),
+    msg.Approve("g1-1", 1, 3, True),
     msg.Follow("g1"),
     msg.Manage(
         *("rotate", "worker-3", f"$7$101${'A' * 16}${'B' * 86}==", "0f" * 48),
@@ -58,6 +64,7 @@ EXAMPLES: List[msg.Message] = [
     ),
     msg.Upload("ab" * 32, 19_100_000, 40_000, "aGVsbG8="),
     msg.Update("worker-1", "ab" * 32, "1.1.0", "cd" * 32, 4, 180),
+    msg.Push("worker-1", "lamp", "py", "ab" * 32, "aGVsbG8="),
     msg.Reply("laptop-7", {"goal_id": "g1", "state": "planning"}),
     msg.Event("g1", "step", {"text": "trying again"}),
     msg.Chunk("worker-1-9", 0, 2, 70000, "ab" * 32, "aGVsbG8="),
@@ -123,6 +130,7 @@ def test_a_wrong_typed_field_is_named(t: str, field: "dataclasses.Field[Any]") -
             *("skill", "chat", "key", "what", "re", "kind", "whole", "sha256", "data", "type"),
             *("trace", "action", "worker", "password_line", "artifacts", "path"),
             *("suffix", "update_key", "manifest", "mac", "version", "build"),
+            *("args", "why", "by", "name", "form"),
         )
         if fits or free or (wrong is None and nullable) or (wrong == {"a": 1} and nullable):
             continue

@@ -19,9 +19,11 @@ from pibot.messages import (
     Event,
     Header,
     Message,
+    Push,
     Refusal,
     Reply,
     Result,
+    SkillFile,
     Submit,
     decode,
 )
@@ -202,6 +204,10 @@ def subject(message: Message) -> Optional[Subject]:
         return Subject((message.t, message.task), message.att)
     if isinstance(message, Submit):
         return Subject((message.t, message.goal_id))
+    if isinstance(message, Push):
+        return Subject((message.t, message.worker, message.name, message.version))
+    if isinstance(message, SkillFile):
+        return Subject((message.t, message.name, message.version))
     if isinstance(message, Reply):
         return Subject((message.t, message.re))
     if isinstance(message, Event):

@@ -10,22 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from pibot.agent.library import load
-from pibot.agent.tools import Context
+from pibot.agent import library
+from pibot.agent.library import GROUPS, load
+from pibot.agent.tools import Context, Toolbox
 from pibot.fleet import phrases
 from pibot.permits import Permits
 
-BUILT_IN = [
+# What of the built-in ones this machine has, and why not the others.
+ALL, OFF = load(None, Permits())
+BUILT_IN = ALL.names
+ALWAYS = [
     *("echo", "get_time", "system_status", "list_files", "read_file", "write_file"),
-    *(
-        "append_file",
-        "search_files",
-        "move_file",
-        "delete_file",
-        "share_file",
-        "shell",
-        "web_fetch",
-    ),
+    *("append_file", "search_files", "move_file", "delete_file", "share_file"),
+    *("web_fetch", "web_download", "sqlite_query"),
 ]
 GOOD = '''
 from __future__ import annotations
@@ -52,22 +49,41 @@ def one_skill(name: str) -> str:
 
 
 def test_the_built_in_skills_are_there() -> None:
-    toolbox, notes = load(None, Permits(shell=True))
-    assert toolbox.names == BUILT_IN
-    assert notes == []
+    assert [name for name in BUILT_IN if name in ALWAYS] == ALWAYS
+    assert len(set(BUILT_IN)) == len(BUILT_IN)
+
+
+def test_they_come_by_groups() -> None:
+    groups = [one.group for one in ALL.skills]
+    assert list(dict.fromkeys(groups)) == [name for name in GROUPS if name in groups]
+    assert groups == sorted(groups, key=list(GROUPS).index)
+
+
+def test_every_module_of_skills_is_in_a_group() -> None:
+    listed = [name for names in GROUPS.values() for name in names]
+    there = [
+        path.stem
+        for path in Path(library.__file__).parents[1].joinpath("skills").glob("[a-z]*.py")
+        if "@skill(" in path.read_text("utf-8")
+    ]
+    assert sorted(listed) == sorted(there)
+
+
+def test_each_skill_is_offered_or_said_to_be_off() -> None:
+    everything = library.reserved(Toolbox([]))
+    said = [note.split(" ", 1)[0].rstrip(":") for note in OFF]
+    assert sorted([*BUILT_IN, *said]) == sorted(everything)
 
 
 def test_the_shell_is_off_unless_allowed() -> None:
-    toolbox, notes = load(None, Permits())
-    assert "shell" not in toolbox.names
-    (note,) = notes
-    assert note.startswith("shell is off: set PIBOT_ALLOW_SHELL=1")
+    assert "shell" not in BUILT_IN
+    assert any(note.startswith("shell is off: set PIBOT_ALLOW_SHELL=1") for note in OFF)
 
 
 def test_a_users_skill_is_offered_and_runs(tmp_path: Path) -> None:
     (tmp_path / "lamp.py").write_text(GOOD)
-    toolbox, notes = load(tmp_path, Permits(shell=True))
-    assert (toolbox.names, notes) == ([*BUILT_IN, "lamp"], [])
+    toolbox, notes = load(tmp_path, Permits())
+    assert (toolbox.names, notes) == ([*BUILT_IN, "lamp"], OFF)
     ctx = Context(tmp_path, threading.Event(), time.monotonic() + 10, "t:1")
     assert toolbox.call("lamp", {"colour": "red"}, ctx).data == {"lamp": "Lamp(on=True)"}
     assert toolbox.call("lamp", {"colour": "black"}, ctx).output == "a lamp cannot be black"
@@ -93,8 +109,8 @@ def test_a_broken_file_is_reported_in_a_line_and_left_out(
     (tmp_path / "bad.py").write_text(text)
     (tmp_path / "good.py").write_text(one_skill("good"))
     toolbox, notes = load(tmp_path, Permits())
-    assert toolbox.names == [*(name for name in BUILT_IN if name != "shell"), "good"]
-    (note, _) = notes
+    assert toolbox.names == [*BUILT_IN, "good"]
+    (note,) = [one for one in notes if one not in OFF]
     assert note.startswith(said)
     assert "\n" not in note
 
@@ -102,8 +118,9 @@ def test_a_broken_file_is_reported_in_a_line_and_left_out(
 def test_the_second_file_with_a_name_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text(one_skill("lamp"))
     (tmp_path / "b.py").write_text(one_skill("lamp"))
-    _, notes = load(tmp_path, Permits(shell=True))
-    assert notes == ["lamp of b.py was left out: a.py has that name; rename the function"]
+    _, notes = load(tmp_path, Permits())
+    said = "lamp of b.py was left out: a.py has that name; rename the function"
+    assert notes == [said, *OFF]
 
 
 def test_a_skill_says_itself_that_it_cannot_be_had(tmp_path: Path) -> None:
@@ -111,9 +128,10 @@ def test_a_skill_says_itself_that_it_cannot_be_had(tmp_path: Path) -> None:
         one_skill("photo").replace("@skill()", '@skill(available=lambda shell: "photo: no camera")')
         + one_skill("film").replace("@skill()", "@skill(available=lambda shell: 1 / 0)")
     )
-    toolbox, notes = load(tmp_path, Permits(shell=True))
+    toolbox, notes = load(tmp_path, Permits())
     assert toolbox.names == BUILT_IN
     assert notes == [
+        *OFF,
         "photo: no camera",
         "film is off: its check failed: ZeroDivisionError: division by zero",
     ]
@@ -123,13 +141,17 @@ def test_other_files_are_not_touched(tmp_path: Path) -> None:
     (tmp_path / "_part.py").write_text("1 / 0")
     (tmp_path / "notes.txt").write_text("1 / 0")
     (tmp_path / "folder.py").mkdir()
-    _, notes = load(tmp_path, Permits(shell=True))
-    assert notes == ["folder.py was left out: it is not a Python file"]
+    (tmp_path / "test_lamp.py").write_text("1 / 0")
+    _, notes = load(tmp_path, Permits())
+    assert notes == OFF
 
 
 def test_a_directory_that_is_not_there_is_said(tmp_path: Path) -> None:
-    _, notes = load(tmp_path / "nowhere", Permits(shell=True))
-    assert notes == [f"no skills were read from {tmp_path / 'nowhere'}: it is not a directory"]
+    _, notes = load(tmp_path / "nowhere", Permits())
+    assert notes == [
+        f"no skills were read from {tmp_path / 'nowhere'}: it is not a directory",
+        *OFF,
+    ]
 
 
 def test_every_phrase_is_well_formed_and_fits_its_skill() -> None:
@@ -192,8 +214,8 @@ def test_natural_sentences_find_their_skill(sentence: str, skill: str, args: obj
 def test_loading_is_light() -> None:
     code = (
         "import sys; from pibot.agent.library import load\n"
-        "from pibot.permits import Permits; load(None, Permits(shell=True))\n"
-        "heavy = 'openai pydantic rich asyncio subprocess socket ssl http http.client "
+        "from pibot.permits import Permits; load(None, Permits())\n"
+        "heavy = 'openai pydantic rich asyncio subprocess ssl http http.client "
         "urllib.request email'.split()\n"
         "print(*(name for name in heavy if name in sys.modules))"
     )

@@ -10,7 +10,8 @@ import pytest
 from agent.core_bench import Bench, interrupts, result, said, starts
 from pibot import messages as msg
 from pibot.agent.effects import Deliver, Dropped, Held, Out
-from pibot.agent.worker_core import ACCEPT_S, REMEMBERED, RESEND_MAX_S
+from pibot.agent.repeats import RESEND_MAX_S
+from pibot.agent.worker_core import ACCEPT_S, REMEMBERED
 
 # --- attempts -------------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from pibot.fleet.document import results
 from pibot.fleet.events import AnswerJob, PlanJob
 from pibot.fleet.planner import Planner
 from pibot.fleet.records import Goal, Task
+from pibot.secrets import Redactor
 
 pytestmark = pytest.mark.llm
 START = Path(os.environ.get("LLM_START", "../shared/real-llm/start"))
@@ -51,7 +52,7 @@ def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dict[str, str
 @pytest.fixture
 def planner(endpoint: Dict[str, str]) -> Planner:
     model = OpenAIModel(ModelSettings("none", endpoint["BASE_URL"], endpoint["MODEL"]))
-    return Planner(model, "You plan for a team of Raspberry Pis.")
+    return Planner(model, "You plan for a team of Raspberry Pis.", Redactor())
 
 
 @pytest.mark.parametrize(

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping
 
-from pibot.agent import loop
+from pibot.agent import approval, loop
+from pibot.agent.gate import Gate
 from pibot.agent.model import Model, Usage
 from pibot.agent.sharing import Shared
 from pibot.agent.tools import Context, Toolbox
 from pibot.errors import ModelError
 from pibot.messages import RESULT_BYTES, Assign, Result
 from pibot.permits import Permits
+from pibot.secrets import Redactor
 
 TRACE_STEPS = 200
 ERROR_CHARS = 10_000
@@ -31,6 +34,8 @@ class Tools:
     soul: str
     permits: Permits
     workspaces: Path
+    approval: str = approval.TAINTED  # which sensitive calls wait for a person
+    redactor: Redactor = Redactor()
 
 
 @dataclass
@@ -40,30 +45,43 @@ class Attempt:
     assign: Assign
     tools: Tools
     on_step: Callable[[Step], None]
+    on_ask: Callable[[approval.Ask], None] = lambda ask: None
     cancelled: threading.Event = field(default_factory=threading.Event)
     trace: List[Step] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        tainted = self.assign.spec.get("tainted") is True
+        hide = self.tools.redactor.text
+        self.gate = Gate(self.tools.approval, tainted, self.on_ask, self._step, hide)
+
     def interrupt(self) -> None:
         self.cancelled.set()
+        self.gate.wake()
 
     def run(self) -> Result:
         """Do it; whatever happens comes back as a Result."""
         deadline = time.monotonic() + self.assign.ttl_ms / 1000
-        shared = Shared(self.tools.workspaces / self.assign.task)
+        shared = Shared(self.tools.workspaces / self.assign.task, self.tools.redactor)
         try:
             ctx = self._context(deadline, shared)
-            outcome = self._skill(ctx) if self.assign.spec.get("skill") else self._agent(ctx)
+            is_skill = self.assign.spec.get("skill")  # its result holds no secret: see Toolbox
+            outcome = self._skill(ctx) if is_skill else self._hidden(self._agent(ctx))
         except ModelError as error:
-            outcome = _failure(str(error))
+            outcome = self._hidden(_failure(str(error)))
         except OSError as error:
             outcome = _failure(f"the workspace cannot be used: {error}")
+        if self.gate.expired:
+            outcome = replace(_failure(self.gate.expired), usage=outcome.usage, steps=outcome.steps)
         files, missing = shared.record() if outcome.success else ([], "")
         outcome = replace(outcome, output=outcome.output + missing)
-        return self._result(outcome, files, time.monotonic() >= deadline)
+        late = time.monotonic() >= deadline + self.gate.waited_s
+        return self._result(outcome, files, late)
 
     def _context(self, deadline: float, shared: Shared) -> Context:
         if self._needs_workspace():
             shared.workspace.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if os.listdir(shared.workspace):  # nobody knows what an attempt that was lost read
+                self.gate.taint("files of an earlier attempt are in its workspace")
         return Context(
             workspace=shared.workspace,
             cancelled=self.cancelled,
@@ -72,6 +90,8 @@ class Attempt:
             permits=self.tools.permits,
             on_output=lambda text: self.on_step({"kind": "output", "text": text[:400]}),
             share=shared.add,
+            guard=self.gate,
+            redactor=self.tools.redactor,
         )
 
     def _needs_workspace(self) -> bool:
@@ -109,6 +129,7 @@ class Attempt:
         )
 
     def _step(self, step: Step) -> None:
+        step = self.tools.redactor.data(step)
         if len(self.trace) < TRACE_STEPS:
             self.trace.append(dict(step))
         self.on_step(step)
@@ -122,11 +143,23 @@ class Attempt:
         }
         state, error = "succeeded", None
         if not outcome.success:
-            state = "cancelled" if self.cancelled.is_set() else "timed_out" if late else "failed"
+            state = self._why_not(late)
             error = (outcome.error or outcome.output or state)[:ERROR_CHARS]
         usage = outcome.usage.to_json()
         task, att, trace = self.assign.task, self.assign.att, list(self.trace)
-        return Result(task, att, state, result, error, usage, trace, files)
+        tainted = self.gate.tainted
+        return Result(task, att, state, result, error, usage, trace, files, tainted)
+
+    def _hidden(self, outcome: loop.Outcome) -> loop.Outcome:
+        shown = [outcome.data, outcome.output, outcome.error]
+        data, output, error = self.tools.redactor.data(shown)
+        return replace(outcome, data=data, output=output, error=error)
+
+    def _why_not(self, late: bool) -> str:
+        """The state of an attempt that did not succeed."""
+        if self.gate.expired:
+            return "failed"
+        return "cancelled" if self.cancelled.is_set() else "timed_out" if late else "failed"
 
 
 def _bounded(outcome: loop.Outcome) -> loop.Outcome:

@@ -53,6 +53,13 @@ class Interrupt:
 
 
 @dataclass(frozen=True)
+class Decide:
+    """A person has decided about a call that waits."""
+
+    decision: msg.Decision
+
+
+@dataclass(frozen=True)
 class Say:
     """Something that the operator of this machine should read in its log."""
 
@@ -73,9 +80,9 @@ class Deliver:
 
 @dataclass(frozen=True)
 class Program:
-    """Something about a new program for this worker."""
+    """Something about a new program or skill for this worker."""
 
-    message: Union[msg.Install, msg.ProgramSlice]
+    message: Union[msg.Install, msg.ProgramSlice, msg.SkillFile]
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ class Renew:
     """The connection stands, but nobody answers on it: make another."""
 
 
-Effect = Union[Start, Interrupt, Say, Unheard, Deliver, Program, Renew]
+Effect = Union[Start, Interrupt, Decide, Say, Unheard, Deliver, Program, Renew]
 
 
 @dataclass

@@ -114,14 +114,14 @@ class _Attempt:
         on_step: OnStep,
     ) -> None:
         self._kit = Kit(toolbox, job.skills, f"{job.goal}\n{job.acceptance}")
-        context = cut(clean(job.context), limits.window_chars // 2)
-        task = first_message(clean(job.goal), context, clean(job.acceptance))
+        self._began_with = ctx
+        context = cut(self._told(job.context), limits.window_chars // 2)
+        task = first_message(self._told(job.goal), context, self._told(job.acceptance))
         self._talk = Conversation(soul, task)
         self._model = model
         self._toolbox = toolbox
         self._limits = limits
         self._task = job.task
-        self._ctx = ctx
         self._on_step = on_step
         self._usage = Usage()
         self._steps = 0
@@ -132,6 +132,12 @@ class _Attempt:
         self._by_schema = False  # the last of the three forms: see `_changed_form`
         self._tried_schema = False
 
+    @property
+    def _ctx(self) -> Context:
+        """What calls may use; time in which a person was asked has not passed."""
+        ctx = self._began_with
+        return replace(ctx, deadline=ctx.deadline + ctx.guard.waited_s)
+
     def ask(self) -> Reply:
         """One model call; its reply is in the conversation afterwards."""
         step = self._step()
@@ -139,14 +145,14 @@ class _Attempt:
         began = time.monotonic()
         reply = self._chat()
         self._usage += reply.usage
-        text = clean(reply.text)
+        text = self._told(reply.text)
         calls = reply.calls or textcalls.find(text, self._kit.names)
         if len(text) + sum(len(call.arguments) for call in calls) > self._limits.output_chars:
             raise _Stop(f"The model wrote more than {self._limits.output_chars} characters.")
         if calls:
             self._printed = not reply.calls
             text = "" if self._printed else text  # a printed call is not said once more
-            self._talk.called(text, [sendable(call) for call in calls])
+            self._talk.called(text, [sendable(self._without_secrets(call)) for call in calls])
         else:
             self._talk.answered(text)
         said = " ".join([text, *(f"{call.name}({call.arguments})" for call in calls)])
@@ -164,7 +170,7 @@ class _Attempt:
         steps = [self._step() for _ in calls]
         useful = False
         for call, step, (result, ms) in zip(calls, steps, self._results(calls, steps)):
-            text = clean(for_model(result))
+            text = self._told(for_model(result))
             self._talk.result(call, cut(text, self._tool_chars, self._kept(call.name, text, step)))
             self._show(step, "tool", call.name, result.output, result.success, ms)
             useful = useful or result.success
@@ -322,11 +328,19 @@ class _Attempt:
         kept = self._toolbox.call("write_file", {"path": path, "content": text}, self._ctx)
         return f"; all of it is in the file {path}" if kept.success else ""
 
+    def _told(self, text: str) -> str:
+        """What the model is told: nothing that it should not repeat."""
+        return self._began_with.redactor.text(clean(text))
+
+    def _without_secrets(self, call: ToolCall) -> ToolCall:
+        return replace(call, arguments=self._began_with.redactor.text(call.arguments))
+
     def _note(self, text: str) -> None:
         self._show(self._steps, "note", "", text, True, 0)
 
     def _show(self, step: int, kind: str, name: str, text: str, ok: bool, ms: int) -> None:
-        event = {"step": step, "kind": kind, "name": name, "text": short(text), "ok": ok, "ms": ms}
+        said = short(self._told(text))  # what is cut in the middle could not be found any more
+        event = {"step": step, "kind": kind, "name": name, "text": said, "ok": ok, "ms": ms}
         self._on_step(event)
 
 

@@ -189,15 +189,18 @@ def _value(schema: Schema, value: Any, name: str) -> Any:
         return _any_of(schema["anyOf"], value, name)
     if "enum" in schema:
         return _one_of(schema["enum"], value, name)
-    kind = schema["type"]
+    kind = str(schema.get("type"))
     if kind == "array":
-        items = _container(value, list, name, "a list")
-        return [_value(schema["items"], item, f"{name}[{i}]") for i, item in enumerate(items)]
+        items, inner = _container(value, list, name, "a list"), schema.get("items")
+        told = inner if isinstance(inner, Mapping) else {}
+        return [_value(told, item, f"{name}[{i}]") for i, item in enumerate(items)]
     if kind == "object":
         inner = schema.get("additionalProperties")
         pairs = _container(value, dict, name, "an object").items()
-        return {k: _value(inner, v, f"{name}.{k}") if inner else v for k, v in pairs}
-    return _READERS[kind](value, name)
+        told = inner if isinstance(inner, Mapping) else {}
+        return {k: _value(told, v, f"{name}.{k}") for k, v in pairs}
+    reader = _READERS.get(kind)  # none: of a schema from elsewhere, whose author checks the rest
+    return reader(value, name) if reader else value
 
 
 def _any_of(schemas: List[Schema], value: Any, name: str) -> Any:

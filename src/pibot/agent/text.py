@@ -7,8 +7,12 @@ import re
 from typing import Any, Mapping
 
 _TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
-# Control characters but tab and newline, marks that reorder what is shown, halves of characters.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+# Control characters but tab and newline, marks that reorder what is shown, what has no width (but
+# for the two that scripts and emoji join with), tags; and halves of characters.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e"
+    "\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
+)
 _HALVES = re.compile(r"[\ud800-\udfff]")
 
 
@@ -27,6 +31,18 @@ def clean_json(value: Any) -> Any:
     if isinstance(value, dict):
         return {clean(key): clean_json(item) for key, item in value.items()}
     return value
+
+
+def visible(text: str) -> str:
+    """`text` in which every character shows: the others (controls, marks, odd spaces) as escapes.
+
+    Of JSON it is JSON still, so that a person sees what a call would really get.
+    """
+    return "".join(one if one.isprintable() else _escaped(one) for one in text)
+
+
+def _escaped(character: str) -> str:
+    return json.dumps(character)[1:-1]
 
 
 def short(text: str, chars: int = 200) -> str:

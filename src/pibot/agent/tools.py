@@ -33,6 +33,7 @@ from typing import (
 from pibot.agent import schema
 from pibot.errors import BadMessage, SkillError, UsageError
 from pibot.permits import Available, Permits
+from pibot.secrets import Redactor
 from pibot.strictjson import parse
 
 _LOG = logging.getLogger(__name__)
@@ -54,6 +55,22 @@ def _nobody(path: str) -> None:
     raise SkillError(f"{path}: files cannot be shared here")
 
 
+class Guard:
+    """What every call of an attempt passes, before and after. This one lets everything through."""
+
+    @property
+    def waited_s(self) -> float:
+        """For how long the attempt has waited for people: that is no time of its own."""
+        return 0.0
+
+    def admit(self, called: Skill, args: Mapping[str, Any], ctx: Context) -> float:
+        """Return when the call may be run, with the seconds that took; raise SkillError if not."""
+        return 0.0
+
+    def returned(self, called: Skill) -> None:
+        """The call is over, well or badly."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What one call may use. A skill asks for it with a parameter annotated `Context`.
@@ -62,7 +79,8 @@ class Context:
     time.monotonic() at which the call must have ended; `key` is the same when the same step is
     done again ("task:step"); `on_output` shows a line to whoever watches; `share` gives a file of
     the workspace to the person who asked, or raises SkillError; `permits` are what the owner of the
-    machine lets skills do.
+    machine lets skills do; `guard` decides whether the call is run; `redactor` takes the secrets
+    out of what the call shows and returns.
     """
 
     workspace: Path
@@ -72,6 +90,8 @@ class Context:
     permits: Permits = Permits()
     on_output: Callable[[str], None] = _drop
     share: Callable[[str], None] = _nobody
+    guard: Guard = Guard()
+    redactor: Redactor = Redactor()
 
 
 @dataclass(frozen=True)
@@ -226,7 +246,13 @@ class Toolbox:
 
         Returns within 0.2 s of a cancel, the skill's time limit or the deadline of `ctx`, even
         when the function goes on: its thread is then left behind, and its `cancelled` is set.
+        While a person is asked whether the call may be run, no time passes for it.
         """
+        done = self._called(name, args, ctx)
+        data, output = ctx.redactor.data([done.data, done.output])
+        return Result(done.success, data, output)
+
+    def _called(self, name: str, args: Mapping[str, Any], ctx: Context) -> Result:
         found = self._skills.get(name)
         if found is None:
             known = ", ".join(self._skills) or "none"
@@ -235,7 +261,16 @@ class Toolbox:
             checked = schema.check(found.parameters, args)
         except UsageError as error:
             return _failed(f"{name}: {error}")
-        return _Call(found, checked, ctx).run()
+        if (found.sensitive or found.taints) and ctx.redactor.holds(checked):
+            return _failed(f"{name} was not run: its arguments hold a secret of this machine")
+        try:
+            waited_s = ctx.guard.admit(found, checked, ctx)
+        except SkillError as error:
+            return _failed(str(error))
+        try:
+            return _Call(found, checked, replace(ctx, deadline=ctx.deadline + waited_s)).run()
+        finally:
+            ctx.guard.returned(found)
 
 
 class _Call:
@@ -302,7 +337,7 @@ class _Call:
 
     def _show(self, line: str) -> None:
         if not self._stop.is_set():
-            self._outer.on_output(line)
+            self._outer.on_output(self._outer.redactor.text(line))
 
 
 def _ruled(rule: Rule, permits: Permits) -> bool:

@@ -9,6 +9,7 @@ come out, to be done in this order.
     assign of what was given up    →  `declined`: it is late, the master has gone on
     the attempt ended              →  store, `result`, again with growing pauses until result_ack
     cancel                         →  interrupt; its `result` says how it ended
+    a call waits for a person      →  `approval`, again with growing pauses until `decision`
     fetch                          →  a slice of a file that a result names, read by the driver
     install, program_slice         →  to whoever fetches a new program for this worker
     no answer on a connection      →  make another
@@ -20,11 +21,14 @@ come out, to be done in this order.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Callable, Dict, List, Set
 
 from pibot import messages as msg
+from pibot.agent.approval import Ask
+from pibot.agent.asking import Asking
 from pibot.agent.effects import (
+    Decide,
     Deliver,
     Dropped,
     Held,
@@ -37,14 +41,13 @@ from pibot.agent.effects import (
     Start,
     Unheard,
 )
+from pibot.agent.repeats import Repeats
 from pibot.messages import HEARTBEAT_S, LEASE_S
 from pibot.session import Doubt, Guest
 from pibot.silence import SILENT_HELLOS
 
 STOP_S = 0.9 * LEASE_S  # before the master gives it away: clocks differ, stopping takes time
 DEAF_S = 12.0  # without hb_ack: the session may be gone on the other side
-RESEND_S = 1.0
-RESEND_MAX_S = 20.0
 REFUSED_S = 5.0
 CANCELLED = "cancelled"
 ANNOUNCE_WITHIN_S = 0.5
@@ -55,12 +58,6 @@ KEY_REFUSED = (
 )
 WIND_UP_S = 5.0  # for what runs to stop when the process ends
 ACCEPT_S = 0.02  # a task that is done within this is not accepted first: its result says enough
-
-
-@dataclass
-class Resend:
-    at: float
-    pause_s: float = RESEND_S
 
 
 class WorkerCore:
@@ -79,7 +76,8 @@ class WorkerCore:
         self.facts: Dict[str, Any] = {}
         self.answered = False  # whether the master has ever answered a heartbeat of this process
         self._stopping: Dict[str, str] = {}  # interrupted attempts, and why
-        self._resends: Dict[str, Resend] = {}
+        self._results: Repeats[str] = Repeats(jitter)  # tasks whose result is not acknowledged
+        self._asking = Asking(jitter)
         self._accept_at: Dict[str, float] = {}
         self._given_up: "OrderedDict[str, int]" = OrderedDict()
         self._unsaved: Set[str] = set()  # held, but not as the store has it
@@ -155,6 +153,7 @@ class WorkerCore:
         held = self.held.get(result.task)
         if held is not None and held.result is None:
             self._accept_at.pop(held.task, None)
+            self._asking.drop(held.task)
             why = self._stopping.pop(held.task, CANCELLED)
             if why != CANCELLED and result.state != "succeeded":
                 self._let_go(held)
@@ -187,6 +186,14 @@ class WorkerCore:
         held = self.held.get(task)
         if held is not None:
             self._send(msg.Progress(task, held.att, step), "prog", 0)
+        return out
+
+    def asked(self, task: str, ask: Ask, now: float) -> Out:
+        """A call of an attempt waits for a person."""
+        out = self._begin(now)
+        held = self.held.get(task)
+        if held is not None and held.result is None and task not in self._stopping:
+            self._send(self._asking.ask(task, held.att, ask, now))
         return out
 
     def received(self, header: msg.Header, message: msg.Message, now: float) -> Out:
@@ -225,9 +232,11 @@ class WorkerCore:
             self._on_cancel(message.task, message.att)
         elif isinstance(message, msg.ResultAck):
             self._on_result_ack(message)
+        elif isinstance(message, msg.Decision):
+            self._on_decision(message)
         elif isinstance(message, msg.Fetch):
             self._on_fetch(message)
-        elif isinstance(message, (msg.Install, msg.ProgramSlice)):
+        elif isinstance(message, (msg.Install, msg.ProgramSlice, msg.SkillFile)):
             self._out.effects.append(Program(message))
         elif isinstance(message, msg.HbAck):
             self.answered = True
@@ -276,6 +285,8 @@ class WorkerCore:
         self._beat()
         for held in done:
             self._say_result(held)
+        for held in self.held.values():
+            self._ask_anew(held)
 
     def _on_refusal(self, message: msg.Refusal) -> None:
         if message.reason == "session":
@@ -344,6 +355,7 @@ class WorkerCore:
                 result = held.result and replace(held.result, att=assign.att)
                 held = replace(held, att=assign.att, result=result)
                 self._keep(held)
+                self._ask_anew(held)
             if held.result is None:
                 self._accept(held)
             else:
@@ -383,6 +395,7 @@ class WorkerCore:
     def _interrupt(self, task: str, why: str) -> None:
         if task not in self._stopping:
             self._stopping[task] = why
+            self._asking.drop(task)
             self._out.effects.append(Interrupt(task, why))
 
     def _let_go(self, held: Held) -> None:
@@ -397,9 +410,22 @@ class WorkerCore:
         if held is not None and held.result is not None and held.att == ack.att:
             del self.held[ack.task]
             self._unsaved.discard(ack.task)
-            self._resends.pop(ack.task, None)
+            self._results.drop(ack.task)
             self._out.facts.append(Dropped(ack.task))
             self._give_up(ack.task, ack.att)
+
+    def _on_decision(self, decision: msg.Decision) -> None:
+        """It counts for the very call of the very attempt that waits, and once."""
+        held = self.held.get(decision.task)
+        if held is None or held.att != decision.att or held.result is not None:
+            return
+        if self._asking.decided(decision.task, decision.step):
+            self._out.effects.append(Decide(decision))
+
+    def _ask_anew(self, held: Held) -> None:
+        """Whoever is to decide may not know of it (any more)."""
+        for waiting in self._asking.of(held.task, held.att, self._now):
+            self._send(waiting)
 
     def _on_fetch(self, fetch: msg.Fetch) -> None:
         """Only what a result names that is not acknowledged: nothing else is anybody's business."""
@@ -415,12 +441,12 @@ class WorkerCore:
         assert held.result is not None
         self._keep_again(held)
         self._send(held.result)
-        self._resends.setdefault(held.task, Resend(0.0)).at = self._now + RESEND_S
+        self._results.said(held.task, self._now)
 
     # --- time -----------------------------------------------------------------------------------
 
     def wake_at(self) -> float:
-        times = [r.at for r in self._resends.values()] if self.guest.channel else []
+        times = [self._results.wake_at(), self._asking.wake_at()] if self.guest.channel else []
         hello_at = self.guest.wake_at()
         if hello_at is not None:
             times.append(hello_at)
@@ -440,6 +466,8 @@ class WorkerCore:
             for task in [t for t, at in self._accept_at.items() if now >= at]:
                 self._accept(self.held[task])
             self._resend_results()
+            for waiting in self._asking.due(self.held, now):
+                self._send(waiting)
             if now - self._heard_at >= DEAF_S and self.guest.wake_at() is None:
                 self.guest.again(now, 1.0)
         if self._doubt.due(now):
@@ -459,15 +487,13 @@ class WorkerCore:
             self._out.effects.append(Unheard())
 
     def _resend_results(self) -> None:
-        for task, resend in list(self._resends.items()):
+        for task in self._results.due(self._now):
             held = self.held.get(task)
             if held is None or held.result is None:
-                del self._resends[task]
-            elif self._now >= resend.at:
-                resend.pause_s = min(resend.pause_s * 2, RESEND_MAX_S)
+                self._results.drop(task)
+            else:
                 self._keep_again(held)
                 self._send(held.result)
-                resend.at = self._now + resend.pause_s * (1 + 0.5 * self._jitter())
 
 
 def _accepts(message: msg.Message, tasks: Set[str]) -> bool:
