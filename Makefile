@@ -4,8 +4,9 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 PYZ := build/pibot.pyz
-TEST_PACKAGES := mosquitto mosquitto-clients systemd openssl libfaketime
+TEST_PACKAGES := mosquitto mosquitto-clients systemd openssl libfaketime bubblewrap
 TARGET_PACKAGES := debootstrap debian-archive-keyring qemu-user-static mosquitto
+HARDWARE_PACKAGES := debootstrap debian-archive-keyring qemu-system-arm qemu-system-x86
 SYSTEM_PACKAGES := debootstrap debian-archive-keyring systemd-container iproute2
 JOBS ?= 2
 SOURCES := $(shell find src -type f ! -name '*.pyc')
@@ -13,8 +14,8 @@ BUILDER := build/make_pyz.py build/parts.py build/wheels.py build/pyz_main.py bu
 LOCKS := $(wildcard requirements/*.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv pyz release lock demo test test-llm test-system check-targets lint bench
-.PHONY: sim chaos soak fuzz clean
+.PHONY: help venv pyz release lock demo test test-llm test-system test-hardware check-targets
+.PHONY: lint bench sim chaos soak fuzz clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -43,6 +44,10 @@ test-system: release ## the guides typed line by line into Debian machines; as r
 	@build/apt-need $(SYSTEM_PACKAGES)
 	$(PY) -m pytest -q -m system tests/system
 
+test-hardware: venv ## the hardware skills on the kernels of an emulated Pi and PC
+	@build/apt-need $(HARDWARE_PACKAGES)
+	$(PY) -m pytest -q -m system tests/hardware
+
 check-targets: release ## the release file on every Pi's userland and each Python here
 	@build/apt-need $(TARGET_PACKAGES)
 	@$(PY) build/check_targets.py $(if $(ONLY),--only $(ONLY))
@@ -58,6 +63,8 @@ bench: pyz ## the benchmarks
 	$(PY) bench/start.py
 	@echo
 	$(PY) bench/signing.py
+	@echo
+	$(PY) bench/sandbox.py
 
 sim: SEEDS ?= 2000
 sim: venv ## the protocol under simulated faults: SEEDS=2000, or SEED=42 [BUG=NAME] with its timeline
