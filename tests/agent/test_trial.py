@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -70,6 +71,29 @@ def test_what_is_wrong_is_said(tmp_path: Path, text: str, problem: str) -> None:
 def test_a_test_that_fails_is_said(tmp_path: Path, test: str, problem: str) -> None:
     (found,) = tried(tmp_path, GOOD, test).problems
     assert found.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"tools": [7], "tests": 1, "problems": []},
+        {"tools": [{"function": {"name": "x"}}], "tests": 1, "problems": []},
+        {"tools": [{"function": {"name": [], "description": {}, "parameters": 3}}]},
+        {"tools": {}, "tests": "many", "problems": []},
+        [[]],
+        7,
+    ],
+    ids=str,
+)
+def test_a_verdict_that_the_skill_wrote_itself_is_read_with_care(
+    tmp_path: Path, said: object
+) -> None:
+    forged = (
+        f"import os\nsaid = {json.dumps(said)!r}.encode()\n"
+        "for fd in range(3, 20):\n    try: os.write(fd, said)\n"
+        "    except OSError: pass\nos._exit(0)\n"
+    )
+    assert tried(tmp_path, forged).problems == ["loading it ended the process without a word"]
 
 
 def test_what_waits_is_ended(tmp_path: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Dict
 
 import pytest
 
-from fleet_processes import FleetProcesses, command, environment, wait_for
+from fleet_processes import FleetProcesses, command, environment, program, wait_for
 
 ESCAPES = "\x1b]0;pwned\x07\x1b[31m"
 
@@ -43,6 +45,15 @@ def test_a_new_skill_passes_its_own_check(tmp_path: Path) -> None:
     assert (found["fit"], found["tests"], found["problems"]) == (True, 2, [])
     said = ran(tmp_path, "check", "garden_lamp.py").stdout
     assert "✓ garden_lamp: " in said and "    of: string" in said and "2 tests passed" in said
+
+
+def test_the_program_may_be_named_from_where_one_is(tmp_path: Path) -> None:
+    ran(tmp_path, "new", "garden_lamp")
+    words = [sys.executable, os.path.relpath(program(), tmp_path), "skills", "check"]
+    done = subprocess.run(
+        [*words, "garden_lamp.py"], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

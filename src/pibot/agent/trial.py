@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
 
@@ -43,7 +43,8 @@ def tried(path: Path, reserved: Sequence[str] = (), limit_s: float = TRIAL_S) ->
     import subprocess
 
     about = {"path": os.path.abspath(path), "reserved": list(reserved)}
-    words = [sys.executable, "-I", "-B", "-c", _BEGIN, json.dumps([sys.path, about])]
+    packages = [os.path.abspath(place) for place in sys.path if place]
+    words = [sys.executable, "-I", "-B", "-c", _BEGIN, json.dumps([packages, about])]
     with (
         tempfile.TemporaryDirectory(prefix="pibot-trial-") as folder,
         tempfile.TemporaryFile() as answer,
@@ -118,10 +119,21 @@ def _has(pid: int, mark: bytes) -> bool:
 def _verdict(said: bytes, why: str) -> Verdict:
     try:
         found = json.loads(said)
-        verdict = Verdict(list(found["tools"]), int(found["tests"]), list(found["problems"]))
-    except (ValueError, KeyError, TypeError):
+        problems = [str(one) for one in found["problems"]]
+        verdict = Verdict([_tool(one) for one in found["tools"]], int(found["tests"]), problems)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Verdict(problems=[why or "loading it ended the process without a word"])
-    return Verdict(verdict.tools, verdict.tests, [*verdict.problems, *([why] if why else [])])
+    return replace(verdict, problems=[*problems, *([why] if why else [])])
+
+
+def _tool(said: Dict[str, Any]) -> Dict[str, Any]:
+    """A tool as it is said to be: the skill itself may have said so. Raises what it raises."""
+    function = said["function"]
+    parameters = function["parameters"]
+    arguments = {str(name): dict(about) for name, about in parameters["properties"].items()}
+    schema = {"properties": arguments, "required": list(parameters.get("required", []))}
+    described = {"name": str(function["name"]), "description": str(function["description"])}
+    return {"function": {**described, "parameters": {**parameters, **schema}}}
 
 
 # --- in the process ---------------------------------------------------------------------------
