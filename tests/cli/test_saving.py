@@ -324,7 +324,8 @@ def test_a_copy_with_a_second_name_counts_as_saved(makers: FleetProcesses, tmp_p
     (tmp_path / "backup").write_text("xxxxx")
     (tmp_path / "to").mkdir()
     os.link(tmp_path / "backup", tmp_path / "to" / "a")
-    makers.run("show", goal, "--save", str(tmp_path / "to"))
+    assert makers.run("show", goal, "--save", str(tmp_path / "to")).status == 0
+    assert (tmp_path / "to" / "a").samefile(tmp_path / "backup")
 
 
 @pytest.mark.parametrize(

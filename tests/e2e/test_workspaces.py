@@ -47,6 +47,7 @@ def test_what_a_task_left_is_recorded(fleet: FleetProcesses) -> None:
     task = f"{write(fleet, 10)['goal_id']}-1"
     record = tasks(fleet).with_name("tasks.json")
     fleet.wait_for(lambda: task in json.loads(record.read_text())["left_s"], what="it is recorded")
+    assert (tasks(fleet) / task / "notes.txt").read_text() == "x" * 10
 
 
 def test_what_a_power_cut_left_half_removed_goes_at_the_start(fleet: FleetProcesses) -> None:
@@ -56,3 +57,4 @@ def test_what_a_power_cut_left_half_removed_goes_at_the_start(fleet: FleetProces
     fleet.restart("worker-1")
     fleet.wait_idle(1)
     fleet.wait_for(lambda: ".gone" not in os.listdir(tasks(fleet)), what="it is removed")
+    assert len(os.listdir(tasks(fleet))) > 0  # what the task left stays

@@ -248,7 +248,9 @@ def test_a_secret_in_a_goal_does_not_reach_the_model(watched: Watched) -> None:
 def test_what_a_model_guesses_is_not_passed_on(watched: Watched) -> None:
     word = "guessing game"
     watched.model.on(agent_at(word), text(f"Your token is {TOKEN}, and {watched.model.key}."))
-    watched.goal(f"the {word}: read the token and tell it")
+    done, told = watched.goal(f"the {word}: read the token and tell it")
+    assert HIDDEN in json.dumps(done)
+    assert not exposed([done, told], TOKEN, watched.model.key)
 
 
 @pytest.mark.parametrize("skill", ["echo", "act", "web_fetch", "no_such_tool", "write_file"])

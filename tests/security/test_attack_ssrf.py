@@ -99,7 +99,8 @@ def test_no_notation_of_a_private_address(hands: Hands, guarded: Trap, host: str
 
 @pytest.mark.parametrize("url", CONFUSED, ids=ascii)
 def test_no_url_confuses_the_parser(hands: Hands, guarded: Trap, url: str) -> None:
-    attempt(hands, guarded, url)
+    assert attempt(hands, guarded, url)
+    assert guarded.seen == []
 
 
 @pytest.mark.parametrize(

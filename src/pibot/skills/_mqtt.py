@@ -5,6 +5,7 @@ paho runs in the caller's thread, so that nothing of a connection outlives its c
 
 from __future__ import annotations
 
+import logging
 import secrets
 import select
 import ssl
@@ -14,6 +15,7 @@ from typing import Any, Callable, List, Optional
 
 from pibot.skills import Context, SkillError
 
+_LOG = logging.getLogger(__name__)
 CONNECT_S = 5.0
 ANSWER_S = 10.0  # for CONNACK, SUBACK and PUBACK
 MOST_BYTES = 64 * 1024  # of a message
@@ -126,8 +128,8 @@ class Session:
     def close(self) -> None:
         try:
             self._client.disconnect()
-        except Exception:  # a broker that sends what is no MQTT has broken it before
-            pass
+        except Exception as error:  # a broker that sends what is no MQTT has broken it before
+            _LOG.debug("the connection was not closed in order: %s", error)
         sock = self._client.socket()
         if sock is not None:
             sock.close()
